@@ -496,8 +496,13 @@ fn ready_status(session: &BrowserSession) -> BrowserSessionStatus {
         observed_generation: session.metadata.generation,
         state: SessionState::Ready,
         conditions: vec![
-            condition("Scheduled", "True", reasons::BOUND, "runs on hot-0123456789"),
-            condition("Ready", "True", reasons::BROWSER_READY, "clients can connect; runs on hot-0123456789"),
+            condition("Scheduled", "True", reasons::BOUND, "the session runs on hot-0123456789"),
+            condition(
+                "Ready",
+                "True",
+                reasons::BROWSER_READY,
+                "clients can connect; the session runs on hot-0123456789",
+            ),
             condition("Finished", "False", reasons::IN_PROGRESS, ""),
             condition("Stalled", "False", reasons::IN_PROGRESS, ""),
         ],

@@ -29,9 +29,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// Field manager of the fields that the chart's values set.
 const FIELD_MANAGER: &str = "camofleet-chart";
-/// Field manager of the two annotations below. It differs from [`FIELD_MANAGER`], so that an earlier chart, which does
-/// not set these annotations, does not remove them when it applies its pools after a rollback.
-const RECORD_MANAGER: &str = "camofleet-chart-record";
+/// Field manager of the two ownership annotations below. It differs from [`FIELD_MANAGER`], so that an earlier chart,
+/// which does not set these annotations, does not remove them when it applies its pools after a rollback.
+const OWNERSHIP_MANAGER: &str = "camofleet-chart-record";
 /// Annotation with the namespace and name of the release that applies the pool.
 const RELEASE_ANNOTATION: &str = "camofleet.dev/release";
 /// Annotation with the UID of the pool that the release created. A copy of that pool has the same annotation but
@@ -66,7 +66,7 @@ impl Display for Release {
 }
 
 impl Release {
-    /// Whether this release created the pool, by the record in the pool's annotations. An earlier chart left no record.
+    /// Whether this release created the pool, by the pool's ownership annotations. An earlier chart did not set them.
     /// For its pools, the field manager and the labels decide.
     fn created(&self, pool: &impl ResourceExt) -> bool {
         match pool.annotations().get(RELEASE_ANNOTATION) {
@@ -74,11 +74,11 @@ impl Release {
                 let created = pool.annotations().get(CREATED_ANNOTATION);
                 *release == self.to_string() && created.is_some() && created == pool.meta().uid.as_ref()
             }
-            None => self.applied_without_record(pool),
+            None => self.applied_by_earlier_chart(pool),
         }
     }
 
-    fn applied_without_record(&self, pool: &impl ResourceExt) -> bool {
+    fn applied_by_earlier_chart(&self, pool: &impl ResourceExt) -> bool {
         let has = |label: &str, value: &str| pool.labels().get(label).is_some_and(|found| found == value);
         let applied = |entry: &ManagedFieldsEntry| {
             entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
@@ -86,8 +86,9 @@ impl Release {
         has(NAME_LABEL.0, NAME_LABEL.1) && has(INSTANCE_LABEL, &self.name) && pool.managed_fields().iter().any(applied)
     }
 
-    /// Annotations for a pool that the release applies. `created` is the pool's UID if the release also created it.
-    fn record(&self, created: Option<&str>) -> Value {
+    /// Ownership annotations for a pool that the release applies. `created` is the pool's UID if the release also
+    /// created it.
+    fn ownership_annotations(&self, created: Option<&str>) -> Value {
         let mut annotations = json!({ RELEASE_ANNOTATION: self.to_string() });
         if let Some(uid) = created {
             annotations[CREATED_ANNOTATION] = json!(uid);
@@ -141,32 +142,37 @@ pub async fn apply_pools(client: Client, release: &Release, pools: &BTreeMap<Str
     Ok(())
 }
 
-/// Applies a pool and records the release in its annotations. Returns whether the release created the pool, now or
+/// Applies a pool and sets its ownership annotations. Returns whether the release created the pool, now or
 /// earlier.
 async fn apply(api: &Api<AnyPool>, release: &Release, name: &str, pool: &Value) -> kube::Result<bool> {
     let found = api.get_metadata_opt(name).await?;
     let created = found.as_ref().is_none_or(|found| release.created(found));
-    // An existing pool is recorded before it is applied. Afterwards it would look like a pool that an earlier chart
+    // An existing pool is annotated before it is applied. Afterwards it would look like a pool that an earlier chart
     // created.
     if let Some(found) = &found
         && !found.annotations().contains_key(RELEASE_ANNOTATION)
     {
-        record(api, release, found, created).await?;
+        annotate_ownership(api, release, found, created).await?;
     }
     let params = PatchParams::apply(FIELD_MANAGER).force().validation_strict();
     let applied = api.patch(name, &params, &Patch::Apply(pool)).await?;
     if found.is_none() {
-        record(api, release, &applied, created).await?;
+        annotate_ownership(api, release, &applied, created).await?;
     }
     Ok(created)
 }
 
-async fn record(api: &Api<AnyPool>, release: &Release, pool: &impl ResourceExt, created: bool) -> kube::Result<()> {
+async fn annotate_ownership(
+    api: &Api<AnyPool>,
+    release: &Release,
+    pool: &impl ResourceExt,
+    created: bool,
+) -> kube::Result<()> {
     let uid = pool.uid().unwrap_or_default();
-    let annotations = release.record(created.then_some(uid.as_str()));
+    let annotations = release.ownership_annotations(created.then_some(uid.as_str()));
     // The UID is a precondition: the patch fails if another pool has the name now.
     let patch = json!({ "metadata": { "uid": uid, "annotations": annotations } });
-    let params = PatchParams { field_manager: Some(RECORD_MANAGER.to_owned()), ..PatchParams::default() };
+    let params = PatchParams { field_manager: Some(OWNERSHIP_MANAGER.to_owned()), ..PatchParams::default() };
     api.patch_metadata(&pool.name_any(), &params, &Patch::Merge(patch)).await.map(drop)
 }
 
@@ -182,7 +188,7 @@ async fn until_established(client: &Client) -> anyhow::Result<()> {
 
 /// Which pools an uninstall deletes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
+pub enum PoolSelection {
     /// The pools that the release created.
     Release,
     /// All pools of the cluster.
@@ -198,10 +204,10 @@ pub enum Extent {
 pub async fn delete_pools(
     client: Client,
     release: &Release,
-    extent: Extent,
+    selection: PoolSelection,
     drain_timeout: Duration,
 ) -> anyhow::Result<()> {
-    let uninstall = Uninstall { client, release, extent };
+    let uninstall = Uninstall { client, release, selection };
     uninstall.log_kept_pools().await?;
     if uninstall.drain(drain_timeout).await? {
         return Ok(());
@@ -217,15 +223,15 @@ pub async fn delete_pools(
 struct Uninstall<'a> {
     client: Client,
     release: &'a Release,
-    extent: Extent,
+    selection: PoolSelection,
 }
 
 impl Uninstall<'_> {
     /// The pools to delete that still exist.
     async fn pools(&self) -> anyhow::Result<Vec<AnyPool>> {
-        match self.extent {
-            Extent::Cluster => list_pools(&self.client, None).await,
-            Extent::Release => {
+        match self.selection {
+            PoolSelection::Cluster => list_pools(&self.client, None).await,
+            PoolSelection::Release => {
                 let mut pools = list_pools(&self.client, Some(&self.release.namespace)).await?;
                 pools.retain(|pool| self.release.created(pool));
                 Ok(pools)
@@ -234,7 +240,7 @@ impl Uninstall<'_> {
     }
 
     async fn log_kept_pools(&self) -> anyhow::Result<()> {
-        if self.extent == Extent::Release {
+        if self.selection == PoolSelection::Release {
             for pool in list_pools(&self.client, Some(&self.release.namespace)).await? {
                 if !self.release.created(&pool) {
                     let (namespace, pool) = (&self.release.namespace, pool.name_any());
@@ -301,7 +307,7 @@ impl Uninstall<'_> {
                 .as_ref()
                 .and_then(|status| status.pool.clone())
                 .is_some_and(|pool| keys.contains(&(session.pool_namespace().to_owned(), pool)));
-            if session.state() == SessionState::Finished || self.extent == Extent::Release && !on_pool {
+            if session.state() == SessionState::Finished || self.selection == PoolSelection::Release && !on_pool {
                 continue;
             }
             let (namespace, name) = (session.namespace().unwrap_or_default(), session.name_any());
@@ -317,9 +323,9 @@ impl Uninstall<'_> {
         let shared = pools
             .iter()
             .any(|pool| pool.data["spec"]["allowedNamespaces"]["from"].as_str().is_some_and(|from| from != "Same"));
-        if shared || self.extent == Extent::Cluster {
+        if shared || self.selection == PoolSelection::Cluster {
             match Api::<BrowserSession>::all(self.client.clone()).list(&ListParams::default()).await {
-                Err(Error::Api(refusal)) if refusal.code == 403 && self.extent == Extent::Release => {
+                Err(Error::Api(refusal)) if refusal.code == 403 && self.selection == PoolSelection::Release => {
                     tracing::warn!(
                         "could not list the sessions of other namespaces, which run until their drain deadline: {}",
                         refusal.message
@@ -378,10 +384,10 @@ mod tests {
     }
 
     #[test]
-    fn recognizes_a_created_pool_by_its_recorded_uid() {
-        let record = [(RELEASE_ANNOTATION, "camo-fleet/fleet"), (CREATED_ANNOTATION, "u-1")];
-        assert!(release().created(&pool("u-1", &record, FIELD_MANAGER)));
-        assert!(!release().created(&pool("u-2", &record, FIELD_MANAGER)), "a copy has another UID");
+    fn recognizes_a_created_pool_by_its_annotated_uid() {
+        let annotations = [(RELEASE_ANNOTATION, "camo-fleet/fleet"), (CREATED_ANNOTATION, "u-1")];
+        assert!(release().created(&pool("u-1", &annotations, FIELD_MANAGER)));
+        assert!(!release().created(&pool("u-2", &annotations, FIELD_MANAGER)), "a copy has another UID");
         let found = [(RELEASE_ANNOTATION, "camo-fleet/fleet")];
         assert!(!release().created(&pool("u-1", &found, FIELD_MANAGER)), "applied but created by a user");
         let other = [(RELEASE_ANNOTATION, "browsers/fleet"), (CREATED_ANNOTATION, "u-1")];
@@ -389,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn falls_back_to_field_manager_and_labels_without_a_record() {
+    fn falls_back_to_field_manager_and_labels_without_ownership_annotations() {
         assert!(release().created(&pool("u-1", &[], FIELD_MANAGER)));
         assert!(!release().created(&pool("u-1", &[], "kubectl")), "a copy has another field manager");
         let mut unlabelled = pool("u-1", &[], FIELD_MANAGER);

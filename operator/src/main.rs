@@ -4,7 +4,7 @@ use anyhow::Context;
 use camofleet_operator::{
     core::runner::pod_build::Installation,
     finalizers::abandon_pools,
-    hooks::{self, Extent, Release},
+    hooks::{self, PoolSelection, Release},
     io::{self, Options},
 };
 use camofleet_runtime::{
@@ -31,7 +31,8 @@ enum Command {
     ApplyPools(ApplyPools),
     /// Drains and deletes the pools that a release created, before the operator is uninstalled.
     DeletePools(DeletePools),
-    /// Removes the operator's finalizer from all pools of the cluster, after the operator was uninstalled.
+    /// Removes the operator's finalizer from all pools of the cluster and sets the reason `NoOperator` in their
+    /// conditions, after the operator was uninstalled.
     AbandonPools,
 }
 
@@ -167,8 +168,8 @@ async fn run_command(command: Command) -> anyhow::Result<()> {
         }
         Command::DeletePools(flags) => {
             let drain_timeout = Duration::from_secs(flags.timeout_seconds.into());
-            let extent = if flags.all { Extent::Cluster } else { Extent::Release };
-            hooks::delete_pools(client().await?, &flags.release.into(), extent, drain_timeout).await
+            let selection = if flags.all { PoolSelection::Cluster } else { PoolSelection::Release };
+            hooks::delete_pools(client().await?, &flags.release.into(), selection, drain_timeout).await
         }
         Command::AbandonPools => abandon_pools(&client().await?, "its operator was uninstalled").await,
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 /// A time on the process's monotonic clock, in milliseconds. It may lie before the start of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mono(pub i64);
+pub struct Monotonic(pub i64);
 
-impl Mono {
+impl Monotonic {
     /// Adds a duration.
     pub fn after(self, time: Duration) -> Self {
         Self(self.0.saturating_add(millis(time)))
@@ -33,7 +33,7 @@ fn millis(time: Duration) -> i64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
     /// Monotonic time, for durations.
-    pub mono: Mono,
+    pub monotonic: Monotonic,
     /// Wall time, for published times and for comparison with them.
     pub wall: Timestamp,
 }
@@ -50,14 +50,14 @@ pub struct Interval {
 impl Interval {
     /// Length on the monotonic clock.
     pub fn length(self) -> Duration {
-        self.to.mono.since(self.from.mono)
+        self.to.monotonic.since(self.from.monotonic)
     }
 }
 
 impl Now {
     /// Converts a past wall time to the monotonic clock. A future time counts as now.
-    pub fn mono_of(self, wall: Timestamp) -> Mono {
+    pub fn monotonic_of(self, wall: Timestamp) -> Monotonic {
         let age = self.wall.duration_since(wall);
-        self.mono.before(Duration::try_from(age).unwrap_or_default())
+        self.monotonic.before(Duration::try_from(age).unwrap_or_default())
     }
 }

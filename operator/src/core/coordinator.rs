@@ -1,13 +1,13 @@
 //! Holds the state of the core and routes each event to the module that handles it.
 
 use crate::core::{
-    clock::{Mono, Now},
+    clock::{Monotonic, Now},
     cluster::Cluster,
     ids::{Key, Uid},
-    messages::{Change, Effect, Event, Wake},
+    messages::{Change, Effect, Event},
     orphans::Orphans,
     outbox::{Outbox, Subject},
-    pool::{launches::LaunchBudget, state::Pool},
+    pool::{launch_budget::LaunchBudget, state::Pool},
     runner::{pod_build::Installation, pod_read::RunnerPod, state::Runners},
     session::state::Sessions,
     tombstones::Tombstones,
@@ -63,16 +63,16 @@ impl Term {
 
 /// Waiting sessions and slots of the fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Load {
+pub struct FleetStats {
     /// Waiting sessions, grouped by demand.
-    pub waiting: Vec<Waiting>,
+    pub queues: Vec<QueueStats>,
     /// The slots in the status of each pool.
     pub slots: Vec<(Key, Slots)>,
 }
 
 /// Waiting sessions of equal demand.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub struct QueueStats {
     /// The pool that they name, if it exists.
     pub pool: Option<Key>,
     /// Priority of the sessions.
@@ -80,7 +80,7 @@ pub struct Waiting {
     /// Number of sessions.
     pub sessions: usize,
     /// How long the first session has waited.
-    pub longest: Duration,
+    pub longest_wait: Duration,
 }
 
 impl Core {
@@ -128,25 +128,25 @@ impl Core {
     }
 
     /// When [`Core::step`] has to be called if no event arrives before.
-    pub fn wake(&self) -> Wake {
-        self.outbox.wake()
+    pub fn next_timer(&self) -> Option<Monotonic> {
+        self.outbox.next_timer()
     }
 
     /// Waiting sessions and slots of the fleet. `None` for a follower.
-    pub fn load(&self, now: Mono) -> Option<Load> {
+    pub fn stats(&self, now: Monotonic) -> Option<FleetStats> {
         self.term.as_ref()?;
-        let waiting = self.sessions.queue().lanes().filter_map(|(demand, lane)| {
+        let queues = self.sessions.queue().lanes().filter_map(|(demand, lane)| {
             let first = self.sessions.get(lane.first()?.uid())?;
-            Some(Waiting {
+            Some(QueueStats {
                 pool: demand.pool.clone().filter(|named| self.pools.contains_key(named)),
                 priority: demand.priority.0,
                 sessions: lane.len(),
-                longest: now.since(first.created()),
+                longest_wait: now.since(first.created()),
             })
         });
         let published = |pool: &Pool| pool.object().status.as_ref().map(|status| status.slots);
         let slots = self.pools.iter().filter_map(|(key, pool)| Some((key.clone(), published(pool)?)));
-        Some(Load { waiting: waiting.collect(), slots: slots.collect() })
+        Some(FleetStats { queues: queues.collect(), slots: slots.collect() })
     }
 
     fn handle(&mut self, event: Event) {
@@ -178,7 +178,7 @@ impl Core {
             Event::PodCreated { pool, name, answer } => self.pod_created(&pool, &name, answer),
             Event::PodDeleted { pod, answer } => self.pod_deleted(&pod, answer),
             Event::PodAnnotated { pod, keys, answer } => self.pod_annotated(&pod, &keys, answer),
-            Event::PoolProtected { pool, answer } => self.pool_protected(&pool, answer),
+            Event::DisruptionBudgetApplied { pool, answer } => self.disruption_budget_applied(&pool, answer),
             Event::PoolPatched { pool, answer } => self.pool_patched(&pool, answer),
         }
     }
@@ -189,7 +189,7 @@ impl Core {
             self.runners.iter().filter(|runner| runner.pod().address.is_some() && !runner.pod().is_terminated());
         let awaited = awaited.map(|runner| runner.pod().uid.clone()).collect();
         self.term = Some(Term { awaited, since: self.outbox.now() });
-        self.outbox.requeue_at(Subject::Queue, Some(self.outbox.mono().after(RUNNER_REPORT_TIMEOUT)));
+        self.outbox.set_timer(Subject::Queue, Some(self.outbox.monotonic().after(RUNNER_REPORT_TIMEOUT)));
         self.orphans.clear();
         self.runners.begin_term(self.outbox.now());
         for pool in self.pools.values_mut() {
@@ -230,7 +230,7 @@ impl Core {
     fn stop_waiting_for_runners(&mut self) {
         if let Some(term) = &mut self.term
             && !term.awaited.is_empty()
-            && term.since.mono.after(RUNNER_REPORT_TIMEOUT) <= self.outbox.mono()
+            && term.since.monotonic.after(RUNNER_REPORT_TIMEOUT) <= self.outbox.monotonic()
         {
             term.awaited.clear();
             self.start_scheduling();

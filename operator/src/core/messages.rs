@@ -1,7 +1,7 @@
 //! The events that the core receives, and the effects that it returns.
 
 use crate::core::{
-    clock::{Interval, Mono},
+    clock::Interval,
     ids::{Key, Uid},
     runner::{pod_read::RunnerPod, report::Report},
 };
@@ -115,14 +115,14 @@ pub enum Event {
         /// Whether the write was accepted. The pod of the answer precedes this event as a watch event.
         answer: Result<(), WriteFailure>,
     },
-    /// The API server's answer to [`Effect::ProtectPool`].
-    PoolProtected {
+    /// The API server's answer to [`Effect::ApplyDisruptionBudget`].
+    DisruptionBudgetApplied {
         /// The pool at the time of the effect. Another pool may have its name by now.
         pool: Arc<WorkerPool>,
         /// Whether the budget is as desired. `Refused` if a budget of that name has another owner.
         answer: Result<(), WriteFailure>,
     },
-    /// The API server's answer to [`Effect::PatchPool`] or [`Effect::FinalizePool`].
+    /// The API server's answer to [`Effect::PatchPool`] or [`Effect::SetFinalizers`].
     PoolPatched {
         /// The pool at the time of the effect. Another pool may have its name by now.
         pool: Arc<WorkerPool>,
@@ -193,6 +193,8 @@ pub enum Effect {
     Follow {
         /// UID of the runner's pod.
         pod: Uid,
+        /// Key of the runner's pod, for the log.
+        key: Key,
         /// Address of the runner's pod.
         address: IpAddr,
         /// Slots of the runner's pod, which bound the size of its state.
@@ -209,12 +211,14 @@ pub enum Effect {
         session: Uid,
         /// UID of the runner's pod.
         pod: Uid,
+        /// Key of the runner's pod, for the log.
+        key: Key,
         /// Address of the runner's pod.
         address: IpAddr,
         /// Body of the call.
         request: BindRequest,
-        /// Whether the session is being bound. `false` for new timeouts.
-        starts: bool,
+        /// Whether the runner does not have the session yet. `false` if the call only sends new timeouts.
+        is_new: bool,
     },
     /// End a session on a runner, or acknowledge the end of one.
     End {
@@ -222,6 +226,8 @@ pub enum Effect {
         session: Uid,
         /// UID of the runner's pod.
         pod: Uid,
+        /// Key of the runner's pod, for the log.
+        key: Key,
         /// Address of the runner's pod.
         address: IpAddr,
     },
@@ -289,15 +295,15 @@ pub enum Effect {
         /// The whole status.
         status: Box<WorkerPoolStatus>,
     },
-    /// Write a pool's finalizers, unless the object has changed.
-    FinalizePool {
+    /// Set a pool's finalizers, unless the object has changed.
+    SetFinalizers {
         /// The version of the pool on which the write is based.
         pool: Arc<WorkerPool>,
         /// All finalizers.
         finalizers: Vec<String>,
     },
     /// Apply the PodDisruptionBudget of a pool, or delete it if the runners may be evicted.
-    ProtectPool {
+    ApplyDisruptionBudget {
         /// The pool.
         pool: Arc<WorkerPool>,
     },
@@ -305,8 +311,8 @@ pub enum Effect {
     PublishEvent {
         /// The session.
         session: Arc<BrowserSession>,
-        /// Type of the event: `Normal` or `Warning`.
-        normal: bool,
+        /// Type of the event.
+        type_: EventType,
         /// Reason of the event.
         reason: String,
         /// Message of the event.
@@ -315,10 +321,19 @@ pub enum Effect {
     /// Record an observation in metrics, traces and logs.
     Observe(Observation),
     /// Delete the metrics of a pool that is gone.
-    Forget {
+    DeletePoolMetrics {
         /// Key of the pool.
         pool: Key,
     },
+}
+
+/// Type of a Kubernetes event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventType {
+    /// The event is expected.
+    Normal,
+    /// The event is a failure.
+    Warning,
 }
 
 /// An observation about a session or a write, for metrics, traces and logs.
@@ -360,9 +375,8 @@ pub enum Observation {
         /// Time since this process first saw the session. `None` if it has been Ready, or had a status then.
         started: Option<Interval>,
     },
-    /// The write of a status was accepted, but some fields were not stored as sent, because the CRDs are older or a
-    /// webhook changes them. The fields are compared with the answer to the same write, so other writers cannot cause
-    /// this.
+    /// The write of a status was accepted, but the API server pruned fields because the CRDs are older, or a webhook
+    /// changed fields. The fields are compared with the answer to the same write, so other writers cannot cause this.
     Pruned {
         /// Kind of the object.
         kind: &'static str,
@@ -382,6 +396,3 @@ pub enum Observation {
         field: String,
     },
 }
-
-/// The time of the earliest timer, if any.
-pub type Wake = Option<Mono>;

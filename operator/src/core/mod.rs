@@ -27,8 +27,8 @@ mod status_write;
 mod timers;
 mod tombstones;
 
-pub use clock::{Interval, Mono, Now};
-pub use coordinator::{Core, Load, Waiting};
+pub use clock::{Interval, Monotonic, Now};
+pub use coordinator::{Core, FleetStats, QueueStats};
 pub use ids::{Key, Uid};
 pub use messages::*;
 pub use pool::state::{FINALIZER, finalizer_removal};

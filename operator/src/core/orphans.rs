@@ -3,7 +3,7 @@
 //! limited, because a runner can invent sessions.
 
 use crate::core::{
-    clock::Mono,
+    clock::Monotonic,
     ids::{Key, Uid},
     retry::RetryState,
     runner::report::{ListedSession, Report},
@@ -32,7 +32,7 @@ struct Orphan {
     key: Key,
     /// The pod of the runner that listed the session first.
     runner: Uid,
-    since: Mono,
+    since: Monotonic,
     /// The read of the API server. A refused read is not repeated.
     lookup: RetryState,
 }
@@ -40,7 +40,7 @@ struct Orphan {
 impl Orphans {
     /// Starts to track a session that a runner lists. Returns `false` if it is tracked already, or the runner has too
     /// many orphans.
-    pub(super) fn insert(&mut self, runner: &Uid, listed: &ListedSession, now: Mono) -> bool {
+    pub(super) fn insert(&mut self, runner: &Uid, listed: &ListedSession, now: Monotonic) -> bool {
         let of_runner = self.by_runner.entry(runner.clone()).or_default();
         if self.orphans.contains_key(&listed.uid) || of_runner.len() >= MAX_PER_RUNNER {
             return false;
@@ -58,7 +58,7 @@ impl Orphans {
 
     /// The pod of the orphan's runner, and when the lookup is due. `None` if the session is not tracked, or its lookup
     /// is in flight or was refused.
-    pub(super) fn due(&self, uid: &Uid) -> Option<(&Uid, Mono)> {
+    pub(super) fn due(&self, uid: &Uid) -> Option<(&Uid, Monotonic)> {
         let orphan = self.orphans.get(uid)?;
         let at = match orphan.lookup {
             RetryState::Idle => orphan.since.after(LOOKUP_DELAY),
@@ -76,7 +76,7 @@ impl Orphans {
     }
 
     /// Schedules the lookup again after a pause.
-    pub(super) fn lookup_failed(&mut self, uid: &Uid, now: Mono) {
+    pub(super) fn lookup_failed(&mut self, uid: &Uid, now: Monotonic) {
         if let Some(orphan) = self.orphans.get_mut(uid) {
             orphan.lookup = orphan.lookup.failed(uid, now);
         }
@@ -99,7 +99,7 @@ impl Orphans {
     }
 
     /// Drops the orphans that a runner no longer lists.
-    pub(super) fn keep_listed(&mut self, runner: &Uid, report: &Report) {
+    pub(super) fn drop_unlisted(&mut self, runner: &Uid, report: &Report) {
         let Some(of_runner) = self.by_runner.get_mut(runner) else { return };
         let orphans = &mut self.orphans;
         of_runner.retain(|uid| {
@@ -147,11 +147,11 @@ mod tests {
     }
 
     fn insert(orphans: &mut Orphans, runner: &str, uid: &str, now: i64) -> bool {
-        orphans.insert(&runner.to_owned(), report(&[uid]).session(uid).unwrap(), Mono(now))
+        orphans.insert(&runner.to_owned(), report(&[uid]).session(uid).unwrap(), Monotonic(now))
     }
 
     fn due(orphans: &Orphans, uid: &str) -> Option<(String, i64)> {
-        orphans.due(&uid.to_owned()).map(|(runner, Mono(at))| (runner.clone(), at))
+        orphans.due(&uid.to_owned()).map(|(runner, Monotonic(at))| (runner.clone(), at))
     }
 
     #[test]
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(due(&orphans, "s"), Some(("a".into(), 2000)));
         assert_eq!(orphans.begin_lookup(&uid), Some(Key { namespace: "ns".into(), name: "s".into() }));
         assert_eq!(due(&orphans, "s"), None, "the lookup is in flight");
-        orphans.lookup_failed(&uid, Mono(2000));
+        orphans.lookup_failed(&uid, Monotonic(2000));
         assert!(due(&orphans, "s").unwrap().1 > 2100);
         orphans.lookup_refused(&uid);
         assert_eq!(due(&orphans, "s"), None);
@@ -177,7 +177,7 @@ mod tests {
         let tracked = uids.iter().filter(|uid| insert(&mut orphans, "a", uid, 0)).count();
         assert_eq!(tracked, MAX_PER_RUNNER);
         assert!(insert(&mut orphans, "b", "t", 0), "each runner has its own limit");
-        orphans.keep_listed(&"a".to_owned(), &report(&["s-03", "s-19"]));
+        orphans.drop_unlisted(&"a".to_owned(), &report(&["s-03", "s-19"]));
         let left: Vec<_> = uids.iter().filter(|uid| orphans.contains(uid)).collect();
         assert_eq!(left, ["s-03"]);
         assert!(insert(&mut orphans, "a", "s-19", 0));

@@ -2,9 +2,9 @@
 //! reconcile a subject later.
 
 use crate::core::{
-    clock::{Mono, Now},
+    clock::{Monotonic, Now},
     ids::{Key, Uid},
-    messages::{Effect, Wake},
+    messages::Effect,
     timers::Timers,
 };
 use k8s_openapi::jiff::Timestamp;
@@ -37,7 +37,7 @@ pub(in crate::core) struct Outbox {
 impl Default for Outbox {
     fn default() -> Self {
         Self {
-            now: Now { mono: Mono::default(), wall: Timestamp::MIN },
+            now: Now { monotonic: Monotonic::default(), wall: Timestamp::MIN },
             effects: Vec::new(),
             pending: BTreeSet::new(),
             timers: Timers::default(),
@@ -57,8 +57,8 @@ impl Outbox {
     }
 
     /// The time of the step on the monotonic clock.
-    pub(in crate::core) fn mono(&self) -> Mono {
-        self.now.mono
+    pub(in crate::core) fn monotonic(&self) -> Monotonic {
+        self.now.monotonic
     }
 
     pub(in crate::core) fn send(&mut self, effect: Effect) {
@@ -78,14 +78,21 @@ impl Outbox {
         self.pending.extend(subjects);
     }
 
-    /// Sets the timer of a subject, which replaces the previous one. `None` removes it.
-    pub(in crate::core) fn requeue_at(&mut self, subject: Subject, at: Option<Mono>) {
-        self.timers.set(subject, at);
+    /// Sets the timer of a subject, which replaces the previous one. `None` clears it.
+    pub(in crate::core) fn set_timer(&mut self, subject: Subject, at: Option<Monotonic>) {
+        match at {
+            Some(at) => self.timers.set(subject, at),
+            None => self.timers.clear(&subject),
+        }
+    }
+
+    pub(in crate::core) fn clear_timer(&mut self, subject: &Subject) {
+        self.timers.clear(subject);
     }
 
     /// Enqueues the subjects whose timers are due.
     pub(in crate::core) fn enqueue_due(&mut self) {
-        while let Some(subject) = self.timers.pop_due(self.now.mono) {
+        while let Some(subject) = self.timers.pop_due(self.now.monotonic) {
             self.pending.insert(subject);
         }
     }
@@ -110,7 +117,7 @@ impl Outbox {
     }
 
     /// When the next timer is due.
-    pub(in crate::core) fn wake(&self) -> Wake {
+    pub(in crate::core) fn next_timer(&self) -> Option<Monotonic> {
         self.timers.next()
     }
 }
@@ -120,7 +127,7 @@ mod tests {
     use super::*;
 
     fn at(millis: i64) -> Now {
-        Now { mono: Mono(millis), wall: Timestamp::UNIX_EPOCH }
+        Now { monotonic: Monotonic(millis), wall: Timestamp::UNIX_EPOCH }
     }
 
     fn drain(outbox: &mut Outbox) -> Vec<Subject> {
@@ -143,20 +150,20 @@ mod tests {
         let mut outbox = Outbox::default();
         let runner = || Subject::Runner("r".to_owned());
         outbox.begin(at(0));
-        outbox.requeue_at(runner(), Some(Mono(5)));
-        outbox.requeue_at(runner(), Some(Mono(20)));
-        outbox.requeue_at(Subject::Queue, Some(Mono(10)));
-        assert_eq!(outbox.wake(), Some(Mono(10)));
+        outbox.set_timer(runner(), Some(Monotonic(5)));
+        outbox.set_timer(runner(), Some(Monotonic(20)));
+        outbox.set_timer(Subject::Queue, Some(Monotonic(10)));
+        assert_eq!(outbox.next_timer(), Some(Monotonic(10)));
         for (now, due) in [(9, vec![]), (10, vec![Subject::Queue]), (25, vec![runner()]), (30, vec![])] {
             outbox.begin(at(now));
             outbox.enqueue_due();
             assert_eq!(drain(&mut outbox), due, "at {now}");
         }
-        outbox.requeue_at(runner(), Some(Mono(40)));
-        outbox.requeue_at(runner(), None);
-        outbox.requeue_at(Subject::Queue, Some(Mono(40)));
+        outbox.set_timer(runner(), Some(Monotonic(40)));
+        outbox.clear_timer(&runner());
+        outbox.set_timer(Subject::Queue, Some(Monotonic(40)));
         outbox.drop_timers();
-        assert_eq!(outbox.wake(), None);
+        assert_eq!(outbox.next_timer(), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Retry state of a call.
 
-use crate::core::clock::Mono;
+use crate::core::clock::Monotonic;
 use camofleet_runtime::backoff::ExponentialBackoff;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(in crate::core) enum RetryState {
     },
     /// The call failed, and may start again at `until`.
     Pause {
-        until: Mono,
+        until: Monotonic,
         failures: u32,
     },
     /// The call was refused. It is not repeated until the object changes.
@@ -25,7 +25,7 @@ pub(in crate::core) enum RetryState {
 }
 
 impl RetryState {
-    pub(in crate::core) fn may_start(self, now: Mono) -> bool {
+    pub(in crate::core) fn may_start(self, now: Monotonic) -> bool {
         match self {
             Self::Idle => true,
             Self::InFlight { .. } | Self::Refused => false,
@@ -41,7 +41,7 @@ impl RetryState {
     }
 
     /// Schedules the next attempt. The pause has a jitter that depends on `subject`.
-    pub(in crate::core) fn failed(self, subject: &str, now: Mono) -> Self {
+    pub(in crate::core) fn failed(self, subject: &str, now: Monotonic) -> Self {
         let failures = match self {
             Self::InFlight { failures } | Self::Pause { failures, .. } => failures.saturating_add(1),
             Self::Idle | Self::Refused => 1,
@@ -60,7 +60,7 @@ impl RetryState {
         }
     }
 
-    pub(in crate::core) fn retry_at(self) -> Option<Mono> {
+    pub(in crate::core) fn retry_at(self) -> Option<Monotonic> {
         match self {
             Self::Pause { until, .. } => Some(until),
             Self::Idle | Self::InFlight { .. } | Self::Refused => None,

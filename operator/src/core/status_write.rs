@@ -3,7 +3,7 @@
 //! the stored one would repeat the write endlessly.
 
 use crate::core::{
-    clock::Mono,
+    clock::Monotonic,
     ids::Key,
     messages::{Effect, Observation, WriteFailure},
     retry::RetryState,
@@ -47,7 +47,7 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
 
     /// Returns whether `desired` has to be written now. A partial write is repeated after pauses that grow to 30 s,
     /// because the CRDs may be updated. A different desired status is written at once.
-    pub(super) fn is_due(&self, stored: Option<&S>, desired: &S, now: Mono) -> bool {
+    pub(super) fn is_due(&self, stored: Option<&S>, desired: &S, now: Monotonic) -> bool {
         match self.partial_of(stored) {
             Some(partial) if partial.sent != *desired => {
                 matches!(self.call, RetryState::Idle | RetryState::Pause { .. })
@@ -58,7 +58,7 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
     }
 
     /// Returns whether no status may be written now.
-    pub(super) fn is_blocked(&self, now: Mono) -> bool {
+    pub(super) fn is_blocked(&self, now: Monotonic) -> bool {
         self.partial.is_none() && !self.call.may_start(now)
     }
 
@@ -68,7 +68,7 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
     }
 
     /// Records that the write was accepted. Returns the fields whose stored value differs from the one that was sent.
-    pub(super) fn landed(&mut self, stored: Option<&S>, subject: &str, now: Mono) -> Vec<String> {
+    pub(super) fn accepted(&mut self, stored: Option<&S>, subject: &str, now: Monotonic) -> Vec<String> {
         let sent = self.sent.take();
         let fields = sent.as_deref().map(|sent| differences(sent, stored)).unwrap_or_default();
         if fields.is_empty() {
@@ -82,7 +82,7 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
 
     /// Records that the write failed, or that its result is unknown. A refused write is not repeated until the object
     /// changes.
-    pub(super) fn failed(&mut self, failure: &WriteFailure, subject: &str, now: Mono) {
+    pub(super) fn failed(&mut self, failure: &WriteFailure, subject: &str, now: Monotonic) {
         (self.sent, self.partial) = (None, None);
         self.call = match failure {
             WriteFailure::Refused(_) => RetryState::Refused,
@@ -98,7 +98,7 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
     }
 
     /// When the write may be repeated.
-    pub(super) fn retry_at(&self) -> Option<Mono> {
+    pub(super) fn retry_at(&self) -> Option<Monotonic> {
         self.call.retry_at()
     }
 
@@ -209,29 +209,34 @@ mod tests {
         let mut write = StatusWrite::default();
         let (sent, mut now) = (status(), 0);
         let stored = stored(&sent, &["/observedGeneration", "/readyTime"]);
-        assert!(write.is_due(None, &sent, Mono(now)));
+        assert!(write.is_due(None, &sent, Monotonic(now)));
         for _ in 0..12 {
             write.begin(sent.clone());
-            assert!(!write.is_due(Some(&stored), &sent, Mono(now)), "a write is in flight");
-            assert_eq!(write.landed(Some(&stored), "s", Mono(now)), ["status.observedGeneration", "status.readyTime"]);
+            assert!(!write.is_due(Some(&stored), &sent, Monotonic(now)), "a write is in flight");
+            assert_eq!(
+                write.accepted(Some(&stored), "s", Monotonic(now)),
+                ["status.observedGeneration", "status.readyTime"]
+            );
             assert_eq!(write.base(Some(&stored)), Some(&sent));
-            let Mono(retry_at) = write.retry_at().unwrap();
-            assert!(retry_at > now + 100 && !write.is_due(Some(&stored), &sent, Mono(retry_at - 1)));
-            assert!(write.is_due(Some(&stored), &sent, Mono(retry_at)));
+            let Monotonic(retry_at) = write.retry_at().unwrap();
+            assert!(retry_at > now + 100 && !write.is_due(Some(&stored), &sent, Monotonic(retry_at - 1)));
+            assert!(write.is_due(Some(&stored), &sent, Monotonic(retry_at)));
             now = retry_at;
         }
         assert!(now > 100_000, "the pauses do not grow: {now} ms for 12 writes");
         let other = BrowserSessionStatus { pool: Some("p".into()), ..sent.clone() };
-        assert!(write.is_due(Some(&stored), &other, Mono(now - 1)));
+        assert!(write.is_due(Some(&stored), &other, Monotonic(now - 1)));
         // The status of another writer does not belong to the partial write.
         assert_eq!(write.base(Some(&other)), Some(&other));
         // After a failure every status waits for the pause.
         write.begin(other.clone());
-        write.failed(&WriteFailure::Transient("no answer".into()), "s", Mono(now));
-        assert!(!write.is_due(Some(&stored), &other, Mono(now)) && !write.is_due(Some(&stored), &sent, Mono(now)));
+        write.failed(&WriteFailure::Transient("no answer".into()), "s", Monotonic(now));
+        assert!(
+            !write.is_due(Some(&stored), &other, Monotonic(now)) && !write.is_due(Some(&stored), &sent, Monotonic(now))
+        );
         // With newer CRDs the write is stored completely.
         write.begin(sent.clone());
-        assert_eq!(write.landed(Some(&sent), "s", Mono(now)), Vec::<String>::new());
-        assert!(!write.is_due(Some(&sent), &sent, Mono(now)) && write.retry_at().is_none());
+        assert_eq!(write.accepted(Some(&sent), "s", Monotonic(now)), Vec::<String>::new());
+        assert!(!write.is_due(Some(&sent), &sent, Monotonic(now)) && write.retry_at().is_none());
     }
 }

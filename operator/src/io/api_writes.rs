@@ -2,10 +2,10 @@
 //! and has the resourceVersion or UID of the object that the decision was based on as a precondition.
 
 use crate::core::{
-    Event, Key, ReadFailure, Uid, WriteFailure,
+    Event, EventType, Key, ReadFailure, Uid, WriteFailure,
     runner::{
         pod_build,
-        pod_read::{KEYS_ANNOTATION, RunnerPod, SeenPod},
+        pod_read::{KEYS_ANNOTATION, PartialPod, RunnerPod},
     },
 };
 use crate::io::executor::Executor;
@@ -24,7 +24,7 @@ use k8s_openapi::{
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
-    runtime::events::{Event as KubernetesEvent, EventType},
+    runtime::events::{Event as KubernetesEvent, EventType as KubernetesEventType},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ impl Executor {
     }
 
     pub(super) async fn read_pod(&self, key: Key, pod: Uid, session: Uid) {
-        let found = self.read::<SeenPod>(&key).await;
+        let found = self.read::<PartialPod>(&key).await;
         let answer = found.map(|found| found.is_some_and(|found| found.uid().as_ref() == Some(&pod)));
         self.send(Event::PodRead { session, pod, answer });
     }
@@ -98,7 +98,7 @@ impl Executor {
         match tokio::time::timeout(WRITE_TIMEOUT, self.namespaced::<Trimmed<K>>(key).get_opt(name)).await {
             Ok(Ok(found)) => Ok(found.map(|Trimmed(found)| found)),
             Ok(Err(error)) => {
-                tracing::warn!(namespace, name, %error, "failed to read an object");
+                tracing::warn!(namespace, name, %error, "could not read an object");
                 let refused = matches!(&error, kube::Error::Api(status) if matches!(status.code, 400 | 403));
                 Err(if refused { ReadFailure::Refused } else { ReadFailure::Transient })
             }
@@ -113,13 +113,13 @@ impl Executor {
         let api = self.namespaced::<BrowserSession>(&key);
         let params = uid_precondition(&session);
         let answer = self.write("browsersession_delete", api.delete(&key.name, &params)).await.map(|_| ());
-        tracing::info!(
-            session,
-            namespace = key.namespace,
-            name = key.name,
-            ?answer,
-            "deleted the session after its TTL"
-        );
+        let (namespace, name) = (&key.namespace, &key.name);
+        match &answer {
+            Ok(()) => tracing::info!(session, namespace, name, "deleted the session after its TTL"),
+            Err(failure) => {
+                tracing::warn!(session, namespace, name, ?failure, "could not delete the session after its TTL");
+            }
+        }
         self.send(Event::SessionDeleted { session, answer });
     }
 
@@ -129,7 +129,7 @@ impl Executor {
         let api = self.namespaced::<Pod>(&pool);
         let written = self.write(CREATE_POD, api.create(&PostParams::default(), &pod)).await.map(|_| ());
         // A conflict can mean that an earlier attempt created the pod.
-        let pods = self.namespaced::<SeenPod>(&pool);
+        let pods = self.namespaced::<PartialPod>(&pool);
         let created = match written {
             Err(WriteFailure::Conflict) => match tokio::time::timeout(WRITE_TIMEOUT, pods.get_opt(&name)).await {
                 Ok(Ok(Some(found)))
@@ -164,15 +164,21 @@ impl Executor {
     }
 
     pub(super) async fn delete_pod(&self, key: Key, pod: Uid, why: &'static str) {
-        let api = self.namespaced::<SeenPod>(&key);
+        let api = self.namespaced::<PartialPod>(&key);
         let params = uid_precondition(&pod);
         let answer = self.write("pod_delete", api.delete(&key.name, &params)).await.map(|_| ());
-        tracing::info!(namespace = key.namespace, pod = key.name, why, ?answer, "deleted the runner pod");
+        let namespace = &key.namespace;
+        match &answer {
+            Ok(()) => tracing::info!(namespace, pod = key.name, why, "deleted the runner pod"),
+            Err(failure) => {
+                tracing::warn!(namespace, pod = key.name, why, ?failure, "could not delete the runner pod");
+            }
+        }
         self.send(Event::PodDeleted { pod, answer });
     }
 
     pub(super) async fn annotate_pod(&self, key: Key, pod: Uid, keys: String) {
-        let api = self.namespaced::<Trimmed<SeenPod>>(&key);
+        let api = self.namespaced::<Trimmed<PartialPod>>(&key);
         let patch = json!({ "metadata": { "uid": pod, "annotations": { KEYS_ANNOTATION: &keys } } });
         let answer = self.write("pod_patch", api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))).await;
         let answer = answer.map(|Trimmed(patched)| {
@@ -193,7 +199,7 @@ impl Executor {
         self.send(Event::PoolPatched { pool, answer: answer.map(|Trimmed(pool)| Some(Arc::new(pool))) });
     }
 
-    pub(super) async fn finalize_pool(&self, pool: Arc<WorkerPool>, finalizers: Vec<String>) {
+    pub(super) async fn set_finalizers(&self, pool: Arc<WorkerPool>, finalizers: Vec<String>) {
         let key = Key::of(pool.as_ref());
         let api = self.namespaced::<Trimmed<WorkerPool>>(&key);
         let patch = json!({ "metadata": { "resourceVersion": pool.resource_version(), "finalizers": finalizers } });
@@ -203,7 +209,7 @@ impl Executor {
     }
 
     /// Creates, updates or deletes the pool's PodDisruptionBudget, as its `disruption` requires.
-    pub(super) async fn protect_pool(&self, pool: Arc<WorkerPool>) {
+    pub(super) async fn apply_disruption_budget(&self, pool: Arc<WorkerPool>) {
         let key = Key::of(pool.as_ref());
         let answer = match pool.spec.disruption {
             Disruption::WhenIdle => self.forbid_eviction(&key, &pool).await,
@@ -213,7 +219,7 @@ impl Executor {
             let (namespace, pool) = (&key.namespace, &key.name);
             tracing::warn!(namespace, pool, ?failure, "could not apply the pool's disruption budget, retrying");
         }
-        self.send(Event::PoolProtected { pool, answer });
+        self.send(Event::DisruptionBudgetApplied { pool, answer });
     }
 
     /// Applies a PodDisruptionBudget that forbids the eviction of every healthy runner, because only the operator
@@ -274,19 +280,22 @@ impl Executor {
 
     /// Publishes a Kubernetes event about a session. Events above the rate limit are omitted, and failures are ignored,
     /// because nothing depends on events.
-    pub(super) async fn publish_event(&self, session: Arc<BrowserSession>, normal: bool, reason: String, note: String) {
-        let limiter = if normal { &self.normal_events } else { &self.warnings };
+    pub(super) async fn publish_event(
+        &self,
+        session: Arc<BrowserSession>,
+        type_: EventType,
+        reason: String,
+        note: String,
+    ) {
+        let (limiter, type_) = match type_ {
+            EventType::Normal => (&self.normal_events, KubernetesEventType::Normal),
+            EventType::Warning => (&self.warnings, KubernetesEventType::Warning),
+        };
         if !limiter.try_acquire() {
             self.metrics.record_write("event", "omitted");
             return;
         }
-        let event = KubernetesEvent {
-            type_: if normal { EventType::Normal } else { EventType::Warning },
-            reason,
-            note: Some(note),
-            action: "Serve".to_owned(),
-            secondary: None,
-        };
+        let event = KubernetesEvent { type_, reason, note: Some(note), action: "Serve".to_owned(), secondary: None };
         let _turn = self.event_writes.acquire().await;
         let about = session.object_ref(&());
         let publishing = self.recorder.publish(&event, &about);

@@ -2,7 +2,7 @@
 //! once, advanced by the monotonic clock, and corrected by the `Date` header of the API server's responses about the
 //! Lease.
 
-use crate::core::{Mono, Now};
+use crate::core::{Monotonic, Now};
 use http::{Request, header::DATE};
 use k8s_openapi::jiff::{SignedDuration, Timestamp, fmt::rfc2822};
 use kube::{Client, client::Body};
@@ -31,7 +31,7 @@ impl Clock {
         let elapsed = SignedDuration::try_from(self.start.elapsed()).unwrap_or(SignedDuration::MAX);
         let started = *self.started.lock().unwrap_or_else(PoisonError::into_inner);
         Now {
-            mono: Mono(i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)),
+            monotonic: Monotonic(i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)),
             wall: started.saturating_add(elapsed).unwrap_or(started),
         }
     }

@@ -53,7 +53,7 @@ enum LeaseAction {
     Take,
     Renew,
     /// Another process holds the Lease.
-    Leave,
+    Wait,
 }
 
 /// Last observed version of the Lease, and when it was first observed.
@@ -73,7 +73,7 @@ fn next_action(holder: Option<&str>, identity: &str, leads: bool, unchanged_for:
             }
         }
         Some(_) if unchanged_for > LEASE_DURATION => LeaseAction::Take,
-        Some(_) => LeaseAction::Leave,
+        Some(_) => LeaseAction::Wait,
     }
 }
 
@@ -160,11 +160,11 @@ impl Election {
         }
         let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
         match next_action(holder, &self.identity, self.term.is_some(), self.seen.at.elapsed()) {
-            LeaseAction::Leave => {
+            LeaseAction::Wait => {
                 self.term = None;
                 Ok(())
             }
-            verdict @ (LeaseAction::Take | LeaseAction::Renew) => self.write(lease, verdict == LeaseAction::Take).await,
+            action @ (LeaseAction::Take | LeaseAction::Renew) => self.write(lease, action == LeaseAction::Take).await,
         }
     }
 
@@ -182,7 +182,7 @@ impl Election {
 
     /// Acquires or renews the Lease. A conflict with another writer is not an error.
     async fn write(&mut self, mut lease: Lease, take: bool) -> Result<(), kube::Error> {
-        let (asked, now) = (Instant::now(), MicroTime(self.clock.now().wall));
+        let (started, now) = (Instant::now(), MicroTime(self.clock.now().wall));
         let spec = lease.spec.get_or_insert_default();
         spec.holder_identity = Some(self.identity.clone());
         spec.lease_duration_seconds = i32::try_from(LEASE_DURATION.as_secs()).ok();
@@ -197,9 +197,9 @@ impl Election {
             Err(error) => return Err(error),
         };
         self.seen = ObservedLease { version: written.resource_version(), at: Instant::now() };
-        let until = asked + RENEW_DEADLINE;
+        let until = started + RENEW_DEADLINE;
         let epoch = match self.term {
-            Some(term) if !take && asked < term.until && Instant::now() < term.until => Some(term.epoch),
+            Some(term) if !take && started < term.until && Instant::now() < term.until => Some(term.epoch),
             // The term expired during the renewal. This process still holds the Lease, so the next round begins a new
             // term.
             Some(_) if !take => None,
@@ -234,14 +234,14 @@ mod tests {
 
     #[test]
     fn leaves_anothers_lease_until_it_expires() {
-        assert_eq!(next_action(Some("b"), "a", false, LEASE_DURATION), LeaseAction::Leave);
+        assert_eq!(next_action(Some("b"), "a", false, LEASE_DURATION), LeaseAction::Wait);
         assert_eq!(next_action(Some("b"), "a", false, LEASE_DURATION + Duration::from_millis(1)), LeaseAction::Take);
     }
 
     #[test]
     fn renews_its_lease_and_yields_once_another_took_it() {
         assert_eq!(next_action(Some("a"), "a", true, Duration::ZERO), LeaseAction::Renew);
-        assert_eq!(next_action(Some("b"), "a", true, Duration::ZERO), LeaseAction::Leave);
+        assert_eq!(next_action(Some("b"), "a", true, Duration::ZERO), LeaseAction::Wait);
     }
 
     #[test]

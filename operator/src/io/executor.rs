@@ -12,8 +12,8 @@ use kube::{
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc::UnboundedSender};
 
-/// Maximum number of concurrent writes that users wait for. It has the order of the API server's default concurrency
-/// share for one client, where more would only queue.
+/// Maximum number of concurrent writes that users wait for. It is of the same order as the API server's default
+/// concurrency share for one client, where more would only queue.
 const URGENT_WRITES: usize = 64;
 /// Maximum number of concurrent uncached reads.
 const READS: usize = 8;
@@ -83,8 +83,8 @@ impl Executor {
     /// Starts an effect. Its result is sent to the core as an event.
     pub(super) fn execute(self: Arc<Self>, effect: Effect) {
         match effect {
-            Effect::Follow { pod, address, slots } => {
-                self.runners.follow(pod, address, slots, self.leadership.clone());
+            Effect::Follow { pod, key, address, slots } => {
+                self.runners.follow((pod, key), address, slots, self.leadership.clone());
             }
             Effect::Unfollow { pod } => self.runners.unfollow(&pod),
             Effect::Observe(observation) => {
@@ -92,12 +92,12 @@ impl Executor {
                 self.traces.observe(&observation);
                 self.pruned.observe(&observation);
             }
-            Effect::Forget { pool } => self.metrics.forget(&pool),
-            Effect::Bind { session, pod, address, request, starts } => {
-                tokio::spawn(async move { self.bind(session, pod, address, request, starts).await });
+            Effect::DeletePoolMetrics { pool } => self.metrics.forget(&pool),
+            Effect::Bind { session, pod, key, address, request, is_new } => {
+                tokio::spawn(async move { self.bind(session, (pod, key), address, request, is_new).await });
             }
-            Effect::End { session, pod, address } => {
-                tokio::spawn(async move { self.end(session, pod, address).await });
+            Effect::End { session, pod, key, address } => {
+                tokio::spawn(async move { self.end(session, (pod, key), address).await });
             }
             Effect::PatchSession { session, status, urgent } => {
                 tokio::spawn(async move { self.patch_session(session, *status, urgent).await });
@@ -123,14 +123,14 @@ impl Executor {
             Effect::PatchPool { pool, status } => {
                 tokio::spawn(async move { self.patch_pool(pool, *status).await });
             }
-            Effect::FinalizePool { pool, finalizers } => {
-                tokio::spawn(async move { self.finalize_pool(pool, finalizers).await });
+            Effect::SetFinalizers { pool, finalizers } => {
+                tokio::spawn(async move { self.set_finalizers(pool, finalizers).await });
             }
-            Effect::ProtectPool { pool } => {
-                tokio::spawn(async move { self.protect_pool(pool).await });
+            Effect::ApplyDisruptionBudget { pool } => {
+                tokio::spawn(async move { self.apply_disruption_budget(pool).await });
             }
-            Effect::PublishEvent { session, normal, reason, note } => {
-                tokio::spawn(async move { self.publish_event(session, normal, reason, note).await });
+            Effect::PublishEvent { session, type_, reason, note } => {
+                tokio::spawn(async move { self.publish_event(session, type_, reason, note).await });
             }
         }
     }

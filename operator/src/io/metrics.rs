@@ -1,7 +1,7 @@
 //! Metrics of the operator. To bound the number of series, labels are constants or the names of pools, whose series are
 //! removed with the pool, and priorities are grouped into classes.
 
-use crate::core::{Interval, Key, Load, Observation};
+use crate::core::{FleetStats, Interval, Key, Observation};
 use crate::io::watch::LastSeen;
 use camofleet_crds::v1alpha1::{Slots, StartTier};
 use prometheus_client::{
@@ -228,10 +228,10 @@ impl Metrics {
 
     /// OpenMetrics text with the current gauges. Only the leader has gauges of the fleet, so that sums over all
     /// operators are right.
-    pub(super) fn text(&self, load: Option<&Load>, last_seen: &LastSeen) -> String {
+    pub(super) fn text(&self, stats: Option<&FleetStats>, last_seen: &LastSeen) -> String {
         let mut text = String::new();
         let encoded = encode_registry(&mut text, &self.registry)
-            .and_then(|()| encode_registry(&mut text, &current_gauges(load, last_seen)))
+            .and_then(|()| encode_registry(&mut text, &current_gauges(stats, last_seen)))
             .and_then(|()| encode_eof(&mut text));
         encoded.expect("writing to a String cannot fail");
         text
@@ -239,9 +239,9 @@ impl Metrics {
 }
 
 /// Gauges of the current state. The registry is rebuilt for each scrape, so that deleted objects leave no series.
-fn current_gauges(load: Option<&Load>, last_seen: &LastSeen) -> Registry {
+fn current_gauges(stats: Option<&FleetStats>, last_seen: &LastSeen) -> Registry {
     let mut registry = Registry::with_prefix(PREFIX);
-    let leads = i64::from(load.is_some());
+    let leads = i64::from(stats.is_some());
     registry.register("leader", "1 while this process leads", ConstGauge::new(leads));
     let silences = Family::<KindLabel, Seconds>::default();
     for (kind, age) in last_seen.ages() {
@@ -253,17 +253,17 @@ fn current_gauges(load: Option<&Load>, last_seen: &LastSeen) -> Registry {
         Unit::Seconds,
         silences,
     );
-    let Some(load) = load else { return registry };
+    let Some(stats) = stats else { return registry };
 
     // Several demands can fall into one class.
     let mut queues = BTreeMap::<QueueLabel, (usize, Duration)>::new();
     // With this entry, the sum over an empty queue is 0 instead of absent.
     queues.insert(QueueLabel::new(None, priority_class(0)), (0, Duration::ZERO));
-    for waiting in &load.waiting {
-        let label = QueueLabel::new(waiting.pool.as_ref(), priority_class(waiting.priority));
+    for queue in &stats.queues {
+        let label = QueueLabel::new(queue.pool.as_ref(), priority_class(queue.priority));
         let (sessions, longest) = queues.entry(label).or_default();
-        *sessions += waiting.sessions;
-        *longest = waiting.longest.max(*longest);
+        *sessions += queue.sessions;
+        *longest = queue.longest_wait.max(*longest);
     }
     let (lengths, longest) = (Family::<QueueLabel, Gauge>::default(), Family::<QueueLabel, Seconds>::default());
     for (label, (sessions, waited)) in queues {
@@ -277,7 +277,7 @@ fn current_gauges(load: Option<&Load>, last_seen: &LastSeen) -> Registry {
     );
     registry.register_with_unit("queue_longest_wait", "Longest current wait of those sessions", Unit::Seconds, longest);
     let slots = Family::<SlotLabel, Gauge>::default();
-    for (Key { namespace, name }, Slots { total, used, hot, starting }) in &load.slots {
+    for (Key { namespace, name }, Slots { total, used, hot, starting }) in &stats.slots {
         let other = (total - used - hot - starting).max(0);
         for (state, count) in [("used", used), ("hot", hot), ("starting", starting), ("other", &other)] {
             let label = SlotLabel { pool_namespace: namespace.clone(), pool: name.clone(), state };
@@ -291,7 +291,7 @@ fn current_gauges(load: Option<&Load>, last_seen: &LastSeen) -> Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{Mono, Now, Waiting};
+    use crate::core::{Monotonic, Now, QueueStats};
     use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec};
     use k8s_openapi::jiff::Timestamp;
     use std::sync::Arc;
@@ -301,13 +301,13 @@ mod tests {
     }
 
     fn interval(millis: i64) -> Interval {
-        let at = |millis| Now { mono: Mono(millis), wall: Timestamp::from_millisecond(millis).unwrap() };
+        let at = |millis| Now { monotonic: Monotonic(millis), wall: Timestamp::from_millisecond(millis).unwrap() };
         Interval { from: at(1000), to: at(1000 + millis) }
     }
 
     /// Sorted samples of metrics whose names start with `beginning`, without histogram buckets.
-    fn samples(metrics: &Metrics, load: Option<&Load>, beginning: &str) -> Vec<String> {
-        let text = metrics.text(load, &LastSeen::default());
+    fn samples(metrics: &Metrics, stats: Option<&FleetStats>, beginning: &str) -> Vec<String> {
+        let text = metrics.text(stats, &LastSeen::default());
         let lines = text.lines().filter_map(|line| line.strip_prefix("camofleet_operator_"));
         let mut samples: Vec<_> =
             lines.filter(|line| line.starts_with(beginning) && !line.contains("_bucket")).map(str::to_owned).collect();
@@ -318,18 +318,18 @@ mod tests {
     #[test]
     fn only_the_leader_exports_queue_and_slot_gauges() {
         let metrics = Metrics::default();
-        let waiting = |pool, priority, sessions, longest| Waiting {
+        let queue = |pool, priority, sessions, longest| QueueStats {
             pool,
             priority,
             sessions,
-            longest: Duration::from_secs(longest),
+            longest_wait: Duration::from_secs(longest),
         };
-        let load = Load {
-            waiting: vec![
-                waiting(Some(pool("a")), 7, 2, 3),
-                waiting(Some(pool("a")), 9, 1, 8),
-                waiting(Some(pool("a")), 1000, 1, 1),
-                waiting(None, 0, 5, 60),
+        let stats = FleetStats {
+            queues: vec![
+                queue(Some(pool("a")), 7, 2, 3),
+                queue(Some(pool("a")), 9, 1, 8),
+                queue(Some(pool("a")), 1000, 1, 1),
+                queue(None, 0, 5, 60),
             ],
             slots: vec![(pool("a"), Slots { total: 10, used: 4, hot: 3, starting: 1 })],
         };
@@ -341,19 +341,19 @@ mod tests {
             r#"queue_longest_wait_seconds{pool_namespace="ns",pool="a",priority="1-9"} 8.0"#,
             r#"queue_longest_wait_seconds{pool_namespace="ns",pool="a",priority="100-1000"} 1.0"#,
         ];
-        assert_eq!(samples(&metrics, Some(&load), "queue_l"), expected);
+        assert_eq!(samples(&metrics, Some(&stats), "queue_l"), expected);
         let expected = [
             r#"slots{pool_namespace="ns",pool="a",state="hot"} 3"#,
             r#"slots{pool_namespace="ns",pool="a",state="other"} 2"#,
             r#"slots{pool_namespace="ns",pool="a",state="starting"} 1"#,
             r#"slots{pool_namespace="ns",pool="a",state="used"} 4"#,
         ];
-        assert_eq!(samples(&metrics, Some(&load), "slots"), expected);
-        assert_eq!(samples(&metrics, Some(&load), "leader"), ["leader 1"]);
+        assert_eq!(samples(&metrics, Some(&stats), "slots"), expected);
+        assert_eq!(samples(&metrics, Some(&stats), "leader"), ["leader 1"]);
         // The pool was deleted, or this process no longer leads.
-        let gone = Load::default();
-        for load in [Some(&gone), None] {
-            assert_eq!(samples(&metrics, load, "slots"), Vec::<String>::new());
+        let gone = FleetStats::default();
+        for stats in [Some(&gone), None] {
+            assert_eq!(samples(&metrics, stats, "slots"), Vec::<String>::new());
         }
         let empty_queue = [
             r#"queue_length{pool_namespace="",pool="",priority="0"} 0"#,

@@ -1,4 +1,4 @@
-//! Tracks fields that the API server drops from writes, and reports them in the log and the readiness probe.
+//! Tracks fields that the API server prunes from writes, and reports them in the log and the readiness probe.
 
 use crate::core::Observation;
 use std::{
@@ -8,10 +8,10 @@ use std::{
 };
 
 /// Time after which a field that was not reported again counts as fixed: the CRDs were updated, or no object has the
-/// field any more. The core repeats a partly dropped write within 30 s, and a write takes a few seconds at most.
+/// field any more. The core repeats a partly pruned write within 30 s, and a write takes a few seconds at most.
 const FORGET_AFTER: Duration = Duration::from_secs(90);
 
-/// Fields that the API server dropped or changed when they were written.
+/// Fields whose stored value differs from the written one.
 #[derive(Debug, Default)]
 pub(super) struct PrunedFields {
     /// Fields of a status. The CRDs are older than the operator, so the readiness probe fails.
@@ -35,7 +35,7 @@ impl PrunedFields {
                         namespace = object.namespace,
                         name = object.name,
                         field,
-                        "the API server dropped a field of a write: apply the CRDs of this version, or find the webhook that removes the \
+                        "the API server pruned a field of a write: apply the CRDs of this version, or find the webhook that removes the \
                          field"
                     );
                 }
@@ -58,7 +58,7 @@ impl PrunedFields {
         }
     }
 
-    /// Message of the readiness probe, with the fields and what to do. None if the API server keeps all fields of a
+    /// Message of the readiness probe, with the fields and what to do. None if the API server prunes no field of a
     /// status.
     pub(super) fn readiness_error(&self) -> Option<String> {
         self.readiness_error_at(Instant::now())
@@ -68,7 +68,7 @@ impl PrunedFields {
         let fields = self.pruned.current(now);
         (!fields.is_empty()).then(|| {
             format!(
-                "the API server drops these fields: {}. Apply the CRDs of this version, or find the webhook that removes them. Sessions are \
+                "the API server prunes these fields: {}. Apply the CRDs of this version, or find the webhook that removes them. Sessions are \
                  served meanwhile",
                 fields.join(", ")
             )

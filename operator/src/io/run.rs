@@ -4,7 +4,7 @@ use crate::{
     core::{Core, Event, runner::pod_build::Installation},
     finalizers,
     io::{
-        admin::{self, LoadRequest},
+        admin::{self, StatsRequest},
         clock::Clock,
         election,
         executor::Executor,
@@ -22,8 +22,8 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Maximum number of queued requests for the load.
-const LOAD_REQUESTS: usize = 4;
+/// Maximum number of queued requests for the statistics.
+const STATS_REQUESTS: usize = 4;
 /// Maximum number of events per step.
 const BATCH: usize = 1024;
 /// Maximum time between two steps.
@@ -88,20 +88,20 @@ async fn serve(
         Traces::new(options.tracer, clock.clone()),
         events.clone(),
     ));
-    let (load_requests, received_load_requests) = mpsc::channel(LOAD_REQUESTS);
-    let admin = admin::serve(options.admin_listen, executor.clone(), &watches, load_requests)?;
+    let (stats_requests, received_stats_requests) = mpsc::channel(STATS_REQUESTS);
+    let admin = admin::serve(options.admin_listen, executor.clone(), &watches, stats_requests)?;
     let core = Core::new(options.installation);
-    let driving = tokio::spawn(drive(core, received, received_load_requests, executor.clone(), clock.clone()));
+    let driving = tokio::spawn(drive(core, received, received_stats_requests, executor.clone(), clock.clone()));
 
     let stopped = CancellationToken::new();
-    let mut warm = watches.warm();
+    let mut listed = watches.watches_listed();
     let electing = async {
         // A leader with incomplete caches would take existing objects for deleted ones.
-        let warmed = tokio::select! {
-            warmed = warm.wait_for(|read| watch::is_warm(*read)) => warmed.is_ok(),
+        let all_listed = tokio::select! {
+            result = listed.wait_for(|count| watch::are_all_listed(*count)) => result.is_ok(),
             () = stopped.cancelled() => false,
         };
-        if warmed {
+        if all_listed {
             let leadership = executor.leadership.clone();
             let (namespace, identity) = (&options.namespace, &options.identity);
             election::run(client, namespace, identity, clock, leadership, events, stopped.cancelled()).await;
@@ -120,24 +120,24 @@ async fn serve(
 }
 
 /// Steps the core with the received events, and executes its effects. The newest report of each runner precedes all
-/// other events of a step, so that no report of an earlier term follows the start of the next one. The load is computed
-/// only on request, because counting all queued sessions would slow down each step.
+/// other events of a step, so that no report of an earlier term follows the start of the next one. The statistics are
+/// computed only on request, because counting all queued sessions would slow down each step.
 async fn drive(
     mut core: Core,
     mut received: UnboundedReceiver<Event>,
-    mut load_requests: mpsc::Receiver<LoadRequest>,
+    mut stats_requests: mpsc::Receiver<StatsRequest>,
     executor: Arc<Executor>,
     clock: Clock,
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     let reports = executor.runners.reports();
     loop {
-        let sleep = core.wake().map_or(MAX_SLEEP, |at| at.since(clock.now().mono).min(MAX_SLEEP));
+        let sleep = core.next_timer().map_or(MAX_SLEEP, |at| at.since(clock.now().monotonic).min(MAX_SLEEP));
         tokio::select! {
             count = received.recv_many(&mut batch, BATCH) => if count == 0 { return },
-            Some(reply) = load_requests.recv() => {
+            Some(reply) = stats_requests.recv() => {
                 // The request can have been cancelled.
-                let _ = reply.send(core.load(clock.now().mono));
+                let _ = reply.send(core.stats(clock.now().monotonic));
                 continue;
             }
             () = reports.arrived() => {}

@@ -1,6 +1,6 @@
 //! Executes calls to runners, with metrics and spans.
 
-use crate::core::{BindFailure, Event, Uid};
+use crate::core::{BindFailure, Event, Key, Uid};
 use crate::io::{executor::Executor, traces::OpenSpan};
 use camofleet_runner_api::BindRequest;
 use camofleet_runtime::traces::{KeyValue, SpanKind};
@@ -12,11 +12,18 @@ use tokio::time::Instant;
 const FAILED_END_DELAY: Duration = Duration::from_secs(1);
 
 impl Executor {
-    /// Binds a session to a runner. `starts` adds the call to the session's trace, because the session has not been
+    /// Binds a session to a runner. `is_new` adds the call to the session's trace, because the session has not been
     /// Ready yet.
-    pub(super) async fn bind(&self, session: Uid, pod: Uid, address: IpAddr, request: BindRequest, starts: bool) {
+    pub(super) async fn bind(
+        &self,
+        session: Uid,
+        (pod, key): (Uid, Key),
+        address: IpAddr,
+        request: BindRequest,
+        is_new: bool,
+    ) {
         let began = Instant::now();
-        let span = starts.then(|| self.traces.begin(&session, "bind", SpanKind::Client)).flatten();
+        let span = is_new.then(|| self.traces.begin(&session, "bind", SpanKind::Client)).flatten();
         let header = span.as_ref().map(OpenSpan::traceparent);
         let answer = match self.leadership.epoch() {
             None => Err(BindFailure::Unknown("this process no longer leads".to_owned())),
@@ -34,23 +41,34 @@ impl Executor {
             span.end(attributes, answer.is_err().then(|| outcome.to_owned()));
         }
         match &answer {
-            Ok(_) => tracing::debug!(session, pod, "bound the session"),
-            Err(failure) => tracing::warn!(session, pod, ?failure, "could not bind the session"),
+            Ok(_) => tracing::debug!(session, namespace = key.namespace, pod = key.name, "bound the session"),
+            Err(failure) => tracing::warn!(
+                session,
+                namespace = key.namespace,
+                pod = key.name,
+                ?failure,
+                "could not bind the session"
+            ),
         }
         self.send(Event::BindAnswered { session, pod, answer });
     }
 
-    pub(super) async fn end(&self, session: Uid, pod: Uid, address: IpAddr) {
+    pub(super) async fn end(&self, session: Uid, (pod, key): (Uid, Key), address: IpAddr) {
         if let Some(epoch) = self.leadership.epoch() {
             let began = Instant::now();
             match self.runners.end(&session, &pod, (address, epoch)).await {
                 Ok(()) => {
                     self.metrics.record_call("end", "ok", began.elapsed());
-                    tracing::debug!(session, pod, "ended the session on its runner");
+                    tracing::debug!(
+                        session,
+                        namespace = key.namespace,
+                        pod = key.name,
+                        "ended the session on its runner"
+                    );
                 }
                 Err(error) => {
                     self.metrics.record_call("end", "failed", began.elapsed());
-                    tracing::warn!(session, pod, %error, "could not end the session on its runner");
+                    tracing::warn!(session, namespace = key.namespace, pod = key.name, %error, "could not end the session on its runner");
                     tokio::time::sleep(FAILED_END_DELAY).await;
                 }
             }

@@ -1,6 +1,6 @@
 //! Calls runners, and streams the reports of those that are followed.
 
-use crate::core::{BindFailure, Event, Report, Uid};
+use crate::core::{BindFailure, Event, Key, Report, Uid};
 use crate::io::{clock::Clock, election::Leadership, throttle::Throttle};
 use camofleet_auth::token::Signer;
 use camofleet_runner_api::{
@@ -117,7 +117,7 @@ impl Runners {
     }
 
     /// Starts to follow a runner. Events of an earlier follower that the core has not taken are dropped.
-    pub(super) fn follow(&self, pod: Uid, address: IpAddr, slots: u32, leadership: Leadership) {
+    pub(super) fn follow(&self, (pod, key): (Uid, Key), address: IpAddr, slots: u32, leadership: Leadership) {
         self.unfollow(&pod);
         let mut followed = self.reports.lock();
         followed.last_number += 1;
@@ -128,6 +128,7 @@ impl Runners {
             reports: self.reports.clone(),
             number: followed.last_number,
             pod: pod.clone(),
+            key,
             address,
             slots,
             throttle: Throttle::of(slots),
@@ -153,6 +154,7 @@ struct Follower {
     reports: Arc<Reports>,
     number: u64,
     pod: Uid,
+    key: Key,
     address: IpAddr,
     slots: u32,
     throttle: Throttle,
@@ -164,7 +166,12 @@ impl Follower {
         // The core stops the follower when it loses leadership. Until then, the end of the term stops it.
         while let Some(epoch) = self.leadership.epoch() {
             let (cause, answered) = self.stream_reports(epoch).await;
-            tracing::debug!(pod = self.pod, cause, "lost the event stream of a runner");
+            tracing::debug!(
+                namespace = self.key.namespace,
+                pod = self.key.name,
+                cause,
+                "lost the event stream of a runner"
+            );
             self.reports.post(self.number, &self.pod, Event::Silent { pod: self.pod.clone() });
             failures = if answered { 1 } else { failures.saturating_add(1) };
             tokio::time::sleep(BACKOFF.after(failures)).await;
@@ -181,7 +188,7 @@ impl Follower {
         let take = |state: EncodedState| {
             let state = state.decode().map_err(|error| error.to_string())?;
             let report = Report::new(state, self.slots).map_err(|error| {
-                tracing::warn!(pod = self.pod, %error, "rejected a runner's report");
+                tracing::warn!(namespace = self.key.namespace, pod = self.key.name, %error, "rejected a runner's report");
                 error.to_string()
             })?;
             answered = true;

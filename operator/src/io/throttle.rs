@@ -21,7 +21,8 @@ pub(super) struct Throttle {
     burst: Duration,
     /// Due time of the next state without the burst.
     next: Instant,
-    /// Maximum number of bytes to read per interval: the size of the largest valid state.
+    /// Bytes after which no further state is read in an interval: the size of the largest valid state. The state that
+    /// crosses this limit is still read, so an interval reads less than twice as many bytes.
     read_ahead: usize,
 }
 

@@ -2,7 +2,7 @@
 
 use crate::core::{
     Change, Event, Namespace, Node,
-    runner::pod_read::{RUNNER_LABEL, RunnerPod, SeenPod},
+    runner::pod_read::{PartialPod, RUNNER_LABEL, RunnerPod},
 };
 use camofleet_auth::{
     keystore::{self, PUBLIC_KEYS, TrustedKeys, public_key_secret},
@@ -72,11 +72,11 @@ pub(super) fn start(config: &Config, namespace: &str, events: &UnboundedSender<E
         |pool: WorkerPool| Some(Arc::new(pool)),
         sender(events, Event::Pools),
     ));
-    let runner = |pod: SeenPod| RunnerPod::read(&pod);
+    let runner = |pod: PartialPod| RunnerPod::read(&pod);
     tasks.spawn(follow(Api::all(runners), runner_pods, read.clone(), runner, sender(events, Event::Pods)));
-    let node = |node: SeenNode| Some(read_node(&node));
+    let node = |node: PartialNode| Some(read_node(&node));
     tasks.spawn(follow(Api::all(nodes), all.clone(), read.clone(), node, sender(events, Event::Nodes)));
-    let namespace_read = |namespace: SeenNamespace| Some(read_namespace(namespace));
+    let namespace_read = |namespace: PartialNamespace| Some(read_namespace(namespace));
     tasks.spawn(follow(Api::all(namespaces), all, read.clone(), namespace_read, sender(events, Event::Namespaces)));
     let keys = Keys { trusted: Arc::default(), events: events.clone() };
     for (issuer, client) in [(Issuer::Operator, operator_key), (Issuer::Gateway, gateway_key)] {
@@ -103,7 +103,7 @@ pub(super) const COUNT: usize = 8;
 
 impl Watches {
     /// Number of watches that have read their first list.
-    pub(super) fn warm(&self) -> watch::Receiver<usize> {
+    pub(super) fn watches_listed(&self) -> watch::Receiver<usize> {
         self.watched.clone()
     }
 
@@ -161,9 +161,9 @@ fn observed(client: Client, on_data: impl Fn() + Clone + Send + Sync + 'static) 
     Client::new(calling, namespace)
 }
 
-/// Whether this number of watches is all of them.
-pub(super) fn is_warm(read: usize) -> bool {
-    read >= COUNT
+/// Returns whether all watches have read their first list.
+pub(super) fn are_all_listed(count: usize) -> bool {
+    count >= COUNT
 }
 
 /// Watches objects, and increments `read` after their first complete list.
@@ -234,28 +234,28 @@ impl Keys {
 /// The fields of a node that the operator reads. A node also has large ones, such as the names of all its images.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = KubeNode)]
-struct SeenNode {
+struct PartialNode {
     metadata: ObjectMeta,
     #[serde(default)]
-    spec: SeenNodeSpec,
+    spec: PartialNodeSpec,
     #[serde(default)]
-    status: SeenNodeStatus,
+    status: PartialNodeStatus,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct SeenNodeSpec {
+struct PartialNodeSpec {
     unschedulable: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct SeenNodeStatus {
+struct PartialNodeStatus {
     conditions: Vec<NodeCondition>,
     allocatable: BTreeMap<String, Quantity>,
 }
 
-fn read_node(node: &SeenNode) -> Node {
+fn read_node(node: &PartialNode) -> Node {
     Node {
         name: node.name_any(),
         ready: node.status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
@@ -267,11 +267,11 @@ fn read_node(node: &SeenNode) -> Node {
 /// The fields of a namespace that the operator reads.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = KubeNamespace)]
-struct SeenNamespace {
+struct PartialNamespace {
     metadata: ObjectMeta,
 }
 
-fn read_namespace(namespace: SeenNamespace) -> Namespace {
+fn read_namespace(namespace: PartialNamespace) -> Namespace {
     Namespace { name: namespace.name_any(), labels: namespace.metadata.labels.unwrap_or_default() }
 }
 

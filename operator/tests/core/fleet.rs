@@ -6,7 +6,7 @@ use camofleet_crds::v1alpha1::{
     WorkerPoolStatus,
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Event, Key, Load, Mono, Namespace, Node, Now, Observation, Report, WriteFailure,
+    Change, Core, Effect, Event, FleetStats, Key, Monotonic, Namespace, Node, Now, Observation, Report, WriteFailure,
     runner::pod_build::revision,
     runner::pod_read::{PendingReason, PodPhase, RunnerPod},
 };
@@ -60,7 +60,7 @@ pub struct Fleet {
     /// Deleted pods without a session. They are gone after the next pause.
     terminating: Vec<String>,
     /// New pods other than canaries do not become warm.
-    pub non_canaries_fail: bool,
+    pub non_canaries_stay_cold: bool,
     /// The API server refuses canaries.
     pub canaries_refused: bool,
     /// The canaries that were created.
@@ -109,7 +109,7 @@ impl Fleet {
             fewest_available: usize::MAX,
             canaries_fail: false,
             terminating: Vec::new(),
-            non_canaries_fail: false,
+            non_canaries_stay_cold: false,
             canaries_refused: false,
             canaries: Vec::new(),
             bound: Vec::new(),
@@ -167,7 +167,7 @@ impl Fleet {
             address: Some(IpAddr::from(address)),
             version: 2,
             created: self.now().wall,
-            killed_at: None,
+            deletion_deadline: None,
             phase: PodPhase::Running,
         }
     }
@@ -300,7 +300,7 @@ impl Fleet {
     /// Advances the time, and steps the core at each of its timers.
     pub fn advance(&mut self, millis: i64) {
         let end = self.millis + millis;
-        while let Some(Mono(at)) = self.core.wake().filter(|at| at.0 <= end) {
+        while let Some(Monotonic(at)) = self.core.next_timer().filter(|at| at.0 <= end) {
             // A pod that is deleted in this step is gone after the next pause.
             let terminating = std::mem::take(&mut self.terminating);
             self.millis = self.millis.max(at);
@@ -415,11 +415,11 @@ impl Fleet {
     }
 
     pub fn queued(&self) -> usize {
-        self.load().unwrap().waiting.iter().map(|waiting| waiting.sessions).sum()
+        self.stats().unwrap().queues.iter().map(|queue| queue.sessions).sum()
     }
 
-    pub fn load(&self) -> Option<Load> {
-        self.core.load(Mono(self.millis))
+    pub fn stats(&self) -> Option<FleetStats> {
+        self.core.stats(Monotonic(self.millis))
     }
 
     /// The core loses the leadership.
@@ -434,7 +434,7 @@ impl Fleet {
     }
 
     fn now(&self) -> Now {
-        Now { mono: Mono(self.millis), wall: Self::start() + SignedDuration::from_millis(self.millis) }
+        Now { monotonic: Monotonic(self.millis), wall: Self::start() + SignedDuration::from_millis(self.millis) }
     }
 
     /// Steps the core and applies its effects until it returns none.
@@ -509,7 +509,7 @@ impl Fleet {
                 if is_canary {
                     self.canaries.push(made.uid.clone());
                 }
-                if if is_canary { self.canaries_fail } else { self.non_canaries_fail } {
+                if if is_canary { self.canaries_fail } else { self.non_canaries_stay_cold } {
                     let state = self.runners.get_mut(&made.uid).unwrap();
                     // One slot has the browser that fails.
                     let slots = u32::try_from(self.pools[&pool].spec.slots_per_runner).unwrap();
@@ -546,7 +546,7 @@ impl Fleet {
                 self.pools.insert(Key::of(&patched), patched.clone());
                 vec![Event::PoolPatched { pool, answer: Ok(Some(Arc::new(patched))) }]
             }
-            Effect::FinalizePool { pool, finalizers } => {
+            Effect::SetFinalizers { pool, finalizers } => {
                 self.version += 1;
                 self.writes.finalizers += 1;
                 let mut patched = WorkerPool::clone(&pool);
@@ -570,7 +570,7 @@ impl Fleet {
                 self.observed.push(observation);
                 Vec::new()
             }
-            Effect::Forget { pool } => {
+            Effect::DeletePoolMetrics { pool } => {
                 self.forgotten.push(pool);
                 Vec::new()
             }

@@ -7,9 +7,9 @@ use camofleet_crds::{
     v1alpha1::{BrowserSession, BrowserSessionSpec, Display, EngineName, WorkerPool, WorkerPoolSpec},
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Event, Key, Mono, Node, Now, ReadFailure, Report,
+    Change, Core, Effect, Event, Key, Monotonic, Node, Now, ReadFailure, Report,
     runner::pod_build::revision,
-    runner::pod_read::{PendingReason, PodPhase, RunnerPod, SeenPod},
+    runner::pod_read::{PartialPod, PendingReason, PodPhase, RunnerPod},
 };
 use camofleet_runner_api::{Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
 use k8s_openapi::{
@@ -23,7 +23,7 @@ const START: i64 = 60_000;
 
 fn at(millis: i64) -> Now {
     let wall = Timestamp::from_second(1_800_000_000).unwrap() + SignedDuration::from_millis(millis);
-    Now { mono: Mono(millis), wall }
+    Now { monotonic: Monotonic(millis), wall }
 }
 
 fn pool(namespace: &str, name: &str, replicas: i32) -> WorkerPool {
@@ -51,7 +51,7 @@ fn pod(pool: &WorkerPool, name: &str, ordinal: u32) -> RunnerPod {
         address: Some([10, 0, 0, 1].into()),
         version: 2,
         created: at(0).wall,
-        killed_at: None,
+        deletion_deadline: None,
         phase: PodPhase::Running,
     }
 }
@@ -121,7 +121,7 @@ fn leader(pools: &[WorkerPool], pods: &[RunnerPod], cpus: usize) -> (Core, Vec<E
 /// Steps the core at each of its timers until the given time.
 fn advance(core: &mut Core, until: i64) -> Vec<Effect> {
     let mut effects = Vec::new();
-    while let Some(Mono(due)) = core.wake().filter(|due| due.0 <= until) {
+    while let Some(Monotonic(due)) = core.next_timer().filter(|due| due.0 <= until) {
         effects.extend(core.step([], at(due)));
     }
     effects.extend(core.step([], at(until)));
@@ -153,7 +153,7 @@ fn deleted_pods(effects: &[Effect]) -> Vec<&str> {
     deleted.collect()
 }
 
-fn pod_owned_by(owner: serde_json::Value) -> SeenPod {
+fn pod_owned_by(owner: serde_json::Value) -> PartialPod {
     serde_json::from_value(json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
@@ -331,7 +331,7 @@ fn launches_beside_cold_runners(late: i64, replaced: bool, lists: impl Fn(u32) -
 }
 
 #[test]
-fn a_cold_runner_is_overdue_despite_invented_sessions_or_past_warmth() {
+fn a_cold_runner_is_overdue_despite_invented_sessions_or_having_been_warm() {
     let invented = |ordinal| vec![listed(format!("invented-{ordinal}"), "x")];
     assert_eq!(launches_beside_cold_runners(100_000, false, |_| Vec::new()), 4, "a launch may take 120 s");
     assert_eq!(launches_beside_cold_runners(130_000, false, |_| Vec::new()), 1);
@@ -527,8 +527,8 @@ fn an_invented_session_name_does_not_delete_the_session() {
     session.metadata.uid = Some("s-1".into());
     core.step([session_created(session)], at(START + 3_100));
     core.step([session_read("invented", "s-1".into(), Ok(None))], at(START + 3_200));
-    let load = core.load(Mono(START + 3_300)).unwrap();
-    assert_eq!(load.waiting.iter().map(|waiting| waiting.sessions).sum::<usize>(), 1, "the session was deleted");
+    let stats = core.stats(Monotonic(START + 3_300)).unwrap();
+    assert_eq!(stats.queues.iter().map(|queue| queue.sessions).sum::<usize>(), 1, "the session was deleted");
 }
 
 #[test]

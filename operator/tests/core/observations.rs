@@ -1,11 +1,11 @@
-//! Observations for metrics and traces, and the load.
+//! Observations for metrics and traces, and the statistics of the fleet.
 
 use super::fleet::{Fleet, on_pool, session};
 use camofleet_crds::{
     conditions::session as reasons,
     v1alpha1::{BrowserSessionSpec, Limits, PoolRef, StartTier, WorkerPoolSpec},
 };
-use camofleet_operator::core::{Interval, Key, Observation, Waiting};
+use camofleet_operator::core::{Interval, Key, Observation, QueueStats};
 use std::time::Duration;
 
 fn key(name: &str) -> Key {
@@ -17,7 +17,7 @@ fn prioritized() -> WorkerPoolSpec {
 }
 
 #[test]
-fn measures_wait_and_start_from_first_sight() {
+fn measures_wait_and_start_since_first_observed() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 1, prioritized());
     fleet.create([session("own", "first", 1, on_pool("own", "pool"))]);
@@ -80,18 +80,15 @@ fn groups_waiting_sessions_by_pool_and_priority() {
         session("own", "lost", 58, nowhere),
     ]);
     // The fleet's clock is at second 60.
-    let waiting = |pool: Option<Key>, priority, sessions, longest| Waiting {
+    let queue = |pool: Option<Key>, priority, sessions, longest| QueueStats {
         pool,
         priority,
         sessions,
-        longest: Duration::from_secs(longest),
+        longest_wait: Duration::from_secs(longest),
     };
-    let mut waiting_sessions = fleet.load().unwrap().waiting;
-    waiting_sessions.sort_by_key(|waiting| (waiting.pool.clone(), waiting.priority));
-    assert_eq!(
-        waiting_sessions,
-        [waiting(None, 0, 1, 2), waiting(Some(key("pool")), 0, 2, 40), waiting(Some(key("pool")), 5, 1, 5)]
-    );
+    let mut queues = fleet.stats().unwrap().queues;
+    queues.sort_by_key(|queue| (queue.pool.clone(), queue.priority));
+    assert_eq!(queues, [queue(None, 0, 1, 2), queue(Some(key("pool")), 0, 2, 40), queue(Some(key("pool")), 5, 1, 5)]);
 }
 
 #[test]
@@ -101,7 +98,7 @@ fn forgets_the_metrics_of_a_deleted_pool() {
     fleet.pool("own", "b", 1, prioritized());
     fleet.remove_pool("own", "a");
     assert_eq!(fleet.forgotten, [key("a")]);
-    assert!(fleet.load().unwrap().slots.iter().all(|(pool, _)| *pool != key("a")));
+    assert!(fleet.stats().unwrap().slots.iter().all(|(pool, _)| *pool != key("a")));
     // A follower that led before still has metrics of its pools.
     fleet.follow();
     fleet.remove_pool("own", "b");

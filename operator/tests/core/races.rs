@@ -9,7 +9,7 @@ use camofleet_crds::{
     },
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Event, Key, Mono, Now, Report, WriteFailure,
+    Change, Core, Effect, Event, Key, Monotonic, Now, Report, WriteFailure,
     runner::pod_build::revision,
     runner::pod_read::{PodPhase, RunnerPod},
 };
@@ -61,7 +61,7 @@ impl Leader {
     fn advance(&mut self, millis: i64) -> Vec<Effect> {
         let end = self.millis + millis;
         let mut effects = Vec::new();
-        while let Some(Mono(at)) = self.core.wake().filter(|at| at.0 <= end) {
+        while let Some(Monotonic(at)) = self.core.next_timer().filter(|at| at.0 <= end) {
             self.millis = self.millis.max(at);
             effects.extend(self.step([]));
         }
@@ -97,7 +97,7 @@ impl Leader {
     }
 
     fn now(&self) -> Now {
-        Now { mono: Mono(self.millis), wall: start() + SignedDuration::from_millis(self.millis) }
+        Now { monotonic: Monotonic(self.millis), wall: start() + SignedDuration::from_millis(self.millis) }
     }
 
     fn pod(&self) -> RunnerPod {
@@ -113,7 +113,7 @@ impl Leader {
             address: Some([10, 0, 0, 1].into()),
             version: 2,
             created: self.now().wall,
-            killed_at: None,
+            deletion_deadline: None,
             phase: PodPhase::Running,
         }
     }
@@ -360,7 +360,7 @@ fn publishes_a_pool_while_it_creates_a_runner() {
 }
 
 fn protects(effects: &[Effect]) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::ProtectPool { .. }))
+    effects.iter().any(|effect| matches!(effect, Effect::ApplyDisruptionBudget { .. }))
 }
 
 #[test]
@@ -375,7 +375,8 @@ fn retries_a_disruption_budget_and_publishes_a_foreign_one() {
         reports_sessions(&[]),
     ]);
     let mut effects = leader.answer_pool_writes(effects);
-    let protected = |leader: &Leader, answer| Event::PoolProtected { pool: Arc::new(leader.pool.clone()), answer };
+    let protected =
+        |leader: &Leader, answer| Event::DisruptionBudgetApplied { pool: Arc::new(leader.pool.clone()), answer };
     for attempt in 1..=8 {
         assert!(protects(&effects), "the budget was not written again after {} attempts: {effects:?}", attempt - 1);
         let refused = protected(&leader, Err(WriteFailure::Refused("the budget has another owner".into())));
@@ -420,7 +421,7 @@ fn ignores_answers_about_a_deleted_pool_of_the_same_name() {
     let (new, new_status) = published_pool(&effects).expect("the new pool's status is written");
     assert_eq!((new.metadata.uid.as_deref(), protects(&effects)), (Some("pool-2"), true));
 
-    let late = Event::PoolProtected { pool: former.clone(), answer: Ok(()) };
+    let late = Event::DisruptionBudgetApplied { pool: former.clone(), answer: Ok(()) };
     let effects = leader.step([with_status(&former, status, "5"), late]);
     let observed = effects.iter().find(|effect| matches!(effect, Effect::Observe(_)));
     assert!(
@@ -429,8 +430,10 @@ fn ignores_answers_about_a_deleted_pool_of_the_same_name() {
     );
     // Answers about the new pool count.
     let lost = || Err(WriteFailure::Transient("no answer".into()));
-    let effects =
-        leader.step([with_status(&new, new_status, "8"), Event::PoolProtected { pool: new.clone(), answer: lost() }]);
+    let effects = leader.step([
+        with_status(&new, new_status, "8"),
+        Event::DisruptionBudgetApplied { pool: new.clone(), answer: lost() },
+    ]);
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Observe(_))), "{effects:?}");
     assert!(
         protects(&leader.advance_with_pool_writes(2_000)),
@@ -461,13 +464,13 @@ fn only_the_leader_reports_load() {
     let mut leader = Leader::new();
     leader.pool.status = Some(WorkerPoolStatus::default());
     leader.pool.status.as_mut().unwrap().slots.hot = 2;
-    assert_eq!(leader.core.load(leader.now().mono), None);
+    assert_eq!(leader.core.stats(leader.now().monotonic), None);
     let mut leader = leader.leading();
     leader.step([Event::Sessions(Change::Applied(Arc::new(session(9))))]);
-    let load = leader.core.load(leader.now().mono).expect("the core leads");
-    let [(pool, slots)] = load.slots.as_slice() else { panic!("expected one pool: {load:?}") };
+    let stats = leader.core.stats(leader.now().monotonic).expect("the core leads");
+    let [(pool, slots)] = stats.slots.as_slice() else { panic!("expected one pool: {stats:?}") };
     assert_eq!((pool, slots.hot), (&Key::of(&leader.pool), 2));
-    assert_eq!(load.waiting.iter().map(|waiting| waiting.sessions).sum::<usize>(), 1);
+    assert_eq!(stats.queues.iter().map(|queue| queue.sessions).sum::<usize>(), 1);
     leader.step([Event::Follows]);
-    assert_eq!(leader.core.load(leader.now().mono), None);
+    assert_eq!(leader.core.stats(leader.now().monotonic), None);
 }

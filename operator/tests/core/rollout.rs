@@ -42,13 +42,13 @@ fn replaces_runners_after_the_canary_is_warm() {
         let (previous, serving) = pool_revisions(&fleet);
         assert_eq!(previous, serving);
         // The canary becomes warm. The other new runners become warm later.
-        (fleet.non_canaries_fail, fleet.fewest_available) = (true, usize::MAX);
+        (fleet.non_canaries_stay_cold, fleet.fewest_available) = (true, usize::MAX);
         fleet.edit("own", "pool", change_image);
         fleet.advance(10_000);
         let (update, serving) = pool_revisions(&fleet);
         assert!(update != previous && update == serving);
         assert_eq!(fleet.fewest_available, fewest, "maxUnavailable {max_unavailable}");
-        fleet.non_canaries_fail = false;
+        fleet.non_canaries_stay_cold = false;
         fleet.make_warm("own", "pool");
         fleet.advance(10_000);
         fleet.make_warm("own", "pool");
@@ -181,17 +181,17 @@ fn reverting_a_failed_change_replaces_no_runner() {
 
 /// The canary becomes warm, and the other new runners do not.
 #[test]
-fn reverting_half_way_needs_no_canary() {
+fn reverting_during_a_rollout_needs_no_canary() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 4, reusable(1));
     fleet.advance(2_000);
     let (previous, _) = pool_revisions(&fleet);
-    (fleet.non_canaries_fail, fleet.fewest_available) = (true, usize::MAX);
+    (fleet.non_canaries_stay_cold, fleet.fewest_available) = (true, usize::MAX);
     fleet.edit("own", "pool", change_image);
     fleet.advance(2_000);
     assert_eq!((fleet.removed.len(), fleet.fewest_available), (2, 3), "at most maxUnavailable runners are missing");
     assert_eq!(stalled(&fleet).as_deref(), Some(reasons::BROWSERS_FAILING));
-    fleet.non_canaries_fail = false;
+    fleet.non_canaries_stay_cold = false;
     fleet.edit("own", "pool", |spec| spec.template.image = None);
     fleet.advance(10_000);
     assert_eq!((pool_revisions(&fleet), fleet.canaries.len()), ((previous.clone(), previous.clone()), 1));

@@ -179,7 +179,7 @@ fn apply(world: &mut World, event: WorldEvent) {
         WorldEvent::Pause { operator } => world.operators[operator].paused = true,
         WorldEvent::Wake { operator } => world.operators[operator].paused = false,
         WorldEvent::Restart { operator } => world.restart(operator),
-        WorldEvent::AdvanceClock { millis } => world.mono += millis,
+        WorldEvent::AdvanceClock { millis } => world.monotonic += millis,
     }
 }
 
@@ -215,7 +215,7 @@ fn check_history(mutation: Mutation, (slots, warm, history): History) -> Result<
     }
     world.settle();
     world.check_settled();
-    world.check_probe_session();
+    world.check_final_session();
     prop_assert!(world.violations.is_empty(), "{:#?}", world.violations);
     Ok(())
 }

@@ -204,7 +204,7 @@ impl Session {
     pub(super) fn timed_out(&self, now: Instant) -> Option<End> {
         let due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         if due(self.lifetime_deadline()) {
-            let message = format!("{} s passed", self.request.max_lifetime_seconds);
+            let message = format!("the lifetime of {} s has passed", self.request.max_lifetime_seconds);
             Some(End { reason: EndReason::LifetimeExceeded, message })
         } else if due(self.idle_deadline()) {
             let message = format!("no activity for {} s", self.request.idle_timeout_seconds);

@@ -4,7 +4,7 @@ use crate::core::{
     coordinator::Core,
     ids::Key,
     outbox::Subject,
-    pool::{scale::Need, state::Pool},
+    pool::{scale::RunnerDemand, state::Pool},
     runner::state::Runner,
     scheduler::queue::Demand,
 };
@@ -12,18 +12,18 @@ use std::collections::BTreeMap;
 
 impl Core {
     /// Demand for the pool's runners, and their capacity.
-    pub(in crate::core) fn need_of(&self, key: &Key, pool: &Pool) -> Need {
+    pub(in crate::core) fn runner_demand(&self, key: &Key, pool: &Pool) -> RunnerDemand {
         let mut by_tenant = BTreeMap::<&str, u32>::new();
         for (demand, lane) in self.sessions.queue().lanes() {
             if self.accepts(key, pool, demand) {
                 let waiting = u32::try_from(lane.len()).unwrap_or(u32::MAX);
-                *by_tenant.entry(&demand.tenant).or_default() += self.share_of(key, demand, waiting);
+                *by_tenant.entry(&demand.tenant).or_default() += self.sessions_to_serve(key, demand, waiting);
             }
         }
         // Sessions that wait for their tenant's limit need no runner.
         let of_tenants = by_tenant.iter().map(|(tenant, waiting)| (*waiting).min(pool.remaining_for_tenant(tenant)));
         let waiting = of_tenants.fold(0_u32, u32::saturating_add);
-        let mut need = Need { kept: 0, free: 0, waiting, allowed: pool.remaining_sessions() };
+        let mut runner_demand = RunnerDemand { kept: 0, free: 0, waiting, allowed: pool.remaining_sessions() };
         let slots = u32::try_from(pool.object().spec.slots_per_runner).unwrap_or(1);
         // Canaries are additional, and idle runners that terminate are being replaced.
         let counts = |runner: &&Runner| {
@@ -32,18 +32,18 @@ impl Core {
                 && !runner.is_terminating_idle()
         };
         for runner in self.runners.of(pool.object()).filter(counts) {
-            if let Some(free) = runner.kept_capacity(slots) {
-                need.kept += 1;
-                need.free += free;
+            if let Some(free) = runner.free_slots_unless_idle(slots) {
+                runner_demand.kept += 1;
+                runner_demand.free += free;
             }
         }
-        need
+        runner_demand
     }
 
     /// Number of `waiting` sessions with this demand for which the pool has to provide runners. A pool provides for all
     /// sessions that name it. Of the sessions that name no pool it provides for those that exceed the capacity of the
     /// pools before it, in order of names, so that two pools do not create runners for the same session.
-    fn share_of(&self, key: &Key, demand: &Demand, waiting: u32) -> u32 {
+    fn sessions_to_serve(&self, key: &Key, demand: &Demand, waiting: u32) -> u32 {
         if demand.pool.is_some() {
             return waiting;
         }
@@ -61,13 +61,13 @@ impl Core {
         waiting.saturating_sub(room.fold(0, u32::saturating_add))
     }
 
-    /// Reconciles the pools that a session may use, because it started or stopped waiting.
-    pub(in crate::core) fn demand_changed(&mut self, demand: &Demand) {
+    /// Enqueues the pools that a session with this demand may use, because it started or stopped waiting.
+    pub(in crate::core) fn enqueue_pools_for(&mut self, demand: &Demand) {
         let targeted = self.pools.keys().filter(|key| self.targets(demand, key));
         self.outbox.enqueue_all(targeted.cloned().map(Subject::Pool).collect::<Vec<_>>());
     }
 
-    /// Reconciles the queue and all pools, because access to pools may have changed.
+    /// Enqueues the queue and all pools, because access to pools may have changed.
     pub(in crate::core) fn admission_changed(&mut self) {
         self.outbox.enqueue(Subject::Queue);
         self.outbox.enqueue_all(self.pools.keys().cloned().map(Subject::Pool));

@@ -17,13 +17,13 @@ use std::time::Duration;
 pub(in crate::core) const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 
 /// A pool and the runners that a check inspects.
-struct Subject<'a> {
+struct Inspection<'a> {
     pool: &'a Pool,
     runners: Vec<&'a Runner>,
     now: Now,
 }
 
-type Check = fn(&Subject) -> Option<ReasonMessage>;
+type Check = fn(&Inspection) -> Option<ReasonMessage>;
 
 /// Checks of the current shape.
 const CURRENT_SHAPE: [Check; 5] = [
@@ -41,7 +41,7 @@ const CANARY: [Check; 4] = [canaries_fail, a_pod_does_not_start, the_canary_load
 pub(in crate::core) fn stalled_reason(pool: &Pool, runners: &[&Runner], now: Now) -> Option<ReasonMessage> {
     let current = |runner: &&Runner| !pool.shapes.is_canary(&runner.pod().revision);
     let runners = runners.iter().copied().filter(current).collect();
-    first(&CURRENT_SHAPE, &Subject { pool, runners, now })
+    first(&CURRENT_SHAPE, &Inspection { pool, runners, now })
 }
 
 /// The reason for `Stalled` when the canary cannot be created or cannot load a page.
@@ -51,39 +51,39 @@ pub(in crate::core) fn canary_stalled_reason(pool: &Pool, runners: &[&Runner], n
     }
     let canary = |runner: &&Runner| pool.shapes.is_canary(&runner.pod().revision);
     let runners = runners.iter().copied().filter(canary).collect();
-    let (_, message) = first(&CANARY, &Subject { pool, runners, now })?;
+    let (_, message) = first(&CANARY, &Inspection { pool, runners, now })?;
     let message = format!(
-        "the first runner of the new shape does not come up: {message}. Runners of the previous shape keep serving. \
-         Correct the pool, or revert the change"
+        "the canary of the new revision does not become warm: {message}. Runners of the previous revision keep \
+         serving. Correct the pool, or revert the change"
     );
     Some((reasons::CANARY_FAILED, message))
 }
 
-fn first(checks: &[Check], subject: &Subject) -> Option<ReasonMessage> {
-    checks.iter().find_map(|check| check(subject))
+fn first(checks: &[Check], inspection: &Inspection) -> Option<ReasonMessage> {
+    checks.iter().find_map(|check| check(inspection))
 }
 
 /// The pool has only a template that is too large.
-fn no_shape_is_accepted(subject: &Subject) -> Option<ReasonMessage> {
-    let shapes = &subject.pool.shapes;
+fn no_shape_is_accepted(inspection: &Inspection) -> Option<ReasonMessage> {
+    let shapes = &inspection.pool.shapes;
     shapes.refusal().filter(|_| shapes.has_no_valid_shape())
 }
 
 /// Pods of the current shape cannot be created, or exit before they have been warm for 30 s.
-fn pods_of_the_current_shape_fail(subject: &Subject) -> Option<ReasonMessage> {
-    let shapes = &subject.pool.shapes;
+fn pods_of_the_current_shape_fail(inspection: &Inspection) -> Option<ReasonMessage> {
+    let shapes = &inspection.pool.shapes;
     shapes.last_failure(&shapes.current().revision)
 }
 
 /// Canaries cannot be created, or exit before they have been warm for 30 s.
-fn canaries_fail(subject: &Subject) -> Option<ReasonMessage> {
-    let shapes = &subject.pool.shapes;
+fn canaries_fail(inspection: &Inspection) -> Option<ReasonMessage> {
+    let shapes = &inspection.pool.shapes;
     shapes.last_failure(&shapes.update().revision).filter(|_| shapes.is_rolling_out())
 }
 
 /// A pod's image cannot be pulled, or the pod fits on no node.
-fn a_pod_does_not_start(subject: &Subject) -> Option<ReasonMessage> {
-    subject.runners.iter().find_map(|runner| match &runner.pod().phase {
+fn a_pod_does_not_start(inspection: &Inspection) -> Option<ReasonMessage> {
+    inspection.runners.iter().find_map(|runner| match &runner.pod().phase {
         PodPhase::Pending(Some(pod_read::PendingReason::Image(message))) => Some((
             reasons::IMAGE_ERROR,
             format!("pod {}: {message}; correct template.image or template.imagePullSecrets", runner.pod().key.name),
@@ -103,8 +103,8 @@ fn a_pod_does_not_start(subject: &Subject) -> Option<ReasonMessage> {
 }
 
 /// A runner reports a launch error and has no hot browser left.
-fn browsers_do_not_launch(subject: &Subject) -> Option<ReasonMessage> {
-    subject.runners.iter().filter_map(|runner| runner.report()).find_map(|report| {
+fn browsers_do_not_launch(inspection: &Inspection) -> Option<ReasonMessage> {
+    inspection.runners.iter().filter_map(|runner| runner.report()).find_map(|report| {
         let error = report.launch_error.as_ref().filter(|_| report.hot.headless + report.hot.headful == 0)?;
         Some((reasons::BROWSERS_FAILING, error.clone()))
     })
@@ -112,22 +112,22 @@ fn browsers_do_not_launch(subject: &Subject) -> Option<ReasonMessage> {
 
 /// The canary reports that a browser cannot be launched, or cannot load a page. Its hot browsers do not count, because a
 /// canary that is not warm has loaded a page in none of them.
-fn the_canary_loads_no_page(subject: &Subject) -> Option<ReasonMessage> {
-    let error = subject.runners.iter().find_map(|canary| canary.report()?.launch_error.clone())?;
+fn the_canary_loads_no_page(inspection: &Inspection) -> Option<ReasonMessage> {
+    let error = inspection.runners.iter().find_map(|canary| canary.report()?.launch_error.clone())?;
     Some((reasons::BROWSERS_FAILING, error))
 }
 
 /// The pool lacks runners, and none has become warm for [`PROGRESS_DEADLINE`].
-fn no_runner_comes_up(subject: &Subject) -> Option<ReasonMessage> {
-    subject.pool.lacking_since().filter(|since| since.after(PROGRESS_DEADLINE) <= subject.now.mono)?;
+fn no_runner_comes_up(inspection: &Inspection) -> Option<ReasonMessage> {
+    inspection.pool.lacking_since().filter(|since| since.after(PROGRESS_DEADLINE) <= inspection.now.monotonic)?;
     let message = "no runner has become ready for 10 minutes; read the pods' events and logs";
     Some((reasons::NO_PROGRESS, message.to_owned()))
 }
 
 /// A canary has not loaded a page for [`PROGRESS_DEADLINE`].
-fn the_canary_is_late(subject: &Subject) -> Option<ReasonMessage> {
-    let is_late = |canary: &&&Runner| canary.created().after(PROGRESS_DEADLINE) <= subject.now.mono;
-    let late = subject.runners.iter().find(is_late)?;
+fn the_canary_is_late(inspection: &Inspection) -> Option<ReasonMessage> {
+    let is_late = |canary: &&&Runner| canary.created().after(PROGRESS_DEADLINE) <= inspection.now.monotonic;
+    let late = inspection.runners.iter().find(is_late)?;
     let message = format!("pod {} has not loaded a page for 10 minutes; read its events and logs", late.pod().key.name);
     Some((reasons::NO_PROGRESS, message))
 }

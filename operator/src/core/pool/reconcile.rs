@@ -2,7 +2,7 @@
 //! without ending sessions early, and publishes the status.
 
 use crate::core::{
-    clock::{Mono, Now},
+    clock::{Monotonic, Now},
     cluster::Relabelled,
     coordinator::Core,
     ids::{Key, Uid, version},
@@ -11,10 +11,10 @@ use crate::core::{
     pool::{
         diagnosis::PROGRESS_DEADLINE,
         rollout::{Rollout, outdated},
-        scale::Need,
-        state::{FINALIZER, Pool},
+        scale::RunnerDemand,
+        state::{CountChange, FINALIZER, Pool},
         status,
-        writes::Landed,
+        writes::AcceptedWrite,
     },
     runner::state::Runner,
     status_write::observe_pruned,
@@ -33,9 +33,9 @@ impl Core {
             // An answer that arrives after the watch event contains an older version.
             Some(pool) if version(object.as_ref()) < version(pool.object().as_ref()) => return,
             Some(pool) => {
-                let matters = pool.replace_object(object, &self.installation);
+                let spec_changed = pool.replace_object(object, &self.installation);
                 // The operator writes the status up to once a second. No waiting session depends on it.
-                if !matters {
+                if !spec_changed {
                     self.outbox.enqueue(Subject::Pool(key));
                     return;
                 }
@@ -45,7 +45,7 @@ impl Core {
                 let mut pool = Pool::new(object, &self.installation);
                 let assigned: Vec<_> = self.runners.of(pool.object()).flat_map(Runner::sessions).cloned().collect();
                 for uid in assigned {
-                    pool.count(self.sessions[&uid].object().tenant(), true);
+                    pool.count(self.sessions[&uid].object().tenant(), CountChange::Added);
                 }
                 self.pools.insert(key.clone(), pool);
                 self.adopt_claimants(&key);
@@ -54,24 +54,25 @@ impl Core {
         self.pool_changed(&key);
     }
 
-    /// Skips the canary if a warm runner already has the update shape, as after a change that is reverted half-way.
+    /// Skips the canary if a warm runner already has the update shape, as after a change that is reverted during its
+    /// rollout.
     fn adopt_running_shape(&mut self, key: &Key) {
         let pool = &self.pools[key];
-        let desired = pool.shapes.update().revision.clone();
-        let serves = self
+        let update_revision = pool.shapes.update().revision.clone();
+        let has_warm_runner = self
             .runners
             .of(pool.object())
-            .any(|runner| runner.pod().revision == desired && runner.is_warm() && !runner.is_terminating());
-        if let Some(pool) = self.pools.get_mut(key).filter(|_| serves) {
-            pool.shapes.came_up(&desired);
+            .any(|runner| runner.pod().revision == update_revision && runner.is_warm() && !runner.is_terminating());
+        if let Some(pool) = self.pools.get_mut(key).filter(|_| has_warm_runner) {
+            pool.shapes.came_up(&update_revision);
         }
     }
 
     pub(in crate::core) fn pool_gone(&mut self, key: &Key) {
         if self.pools.remove(key).is_some() {
-            self.outbox.requeue_at(Subject::Pool(key.clone()), None);
+            self.outbox.clear_timer(&Subject::Pool(key.clone()));
             self.pool_changed(key);
-            self.outbox.send(Effect::Forget { pool: key.clone() });
+            self.outbox.send(Effect::DeletePoolMetrics { pool: key.clone() });
         }
     }
 
@@ -96,13 +97,13 @@ impl Core {
 
     /// Reconciles a pool, except for new pods, which are created for all pools together ([`Core::launch_runners`]).
     pub(in crate::core) fn reconcile_pool(&mut self, key: &Key) {
-        let now = self.outbox.mono();
+        let now = self.outbox.monotonic();
         let Some(pool) = self.pools.get_mut(key) else { return };
-        pool.places.expire_creations(now);
+        pool.ordinals.expire_creations(now);
         if pool.is_deleted() {
-            self.release_deleted_pool(key);
+            self.drain_deleted_pool(key);
         } else {
-            self.finalize_and_protect(key);
+            self.ensure_finalizer_and_budget(key);
             // Before all runners have reported, the idle ones are not known.
             if self.may_schedule() {
                 self.update_scale(key);
@@ -112,42 +113,47 @@ impl Core {
         }
         self.publish_pool(key);
         let timer = self.next_pool_timer(key);
-        self.outbox.requeue_at(Subject::Pool(key.clone()), timer);
+        self.outbox.set_timer(Subject::Pool(key.clone()), timer);
     }
 
     /// Updates the desired number of runners, and whether the pool lacks some.
     fn update_scale(&mut self, key: &Key) {
-        let now = self.outbox.mono();
+        let now = self.outbox.monotonic();
         let pool = &self.pools[key];
-        let need = pool.object().spec.autoscaling.map_or_else(Need::default, |_| self.need_of(key, pool));
+        let demand =
+            pool.object().spec.autoscaling.map_or_else(RunnerDemand::default, |_| self.runner_demand(key, pool));
         let serving = self.runners.of(pool.object()).filter(|runner| runner.counts_as_available()).count();
         let Some(pool) = self.pools.get_mut(key) else { return };
-        pool.update_scale(need, serving, now);
+        pool.update_scale(demand, serving, now);
     }
 
-    fn finalize_and_protect(&mut self, key: &Key) {
-        let now = self.outbox.mono();
+    fn ensure_finalizer_and_budget(&mut self, key: &Key) {
+        let now = self.outbox.monotonic();
         let Some(pool) = self.pools.get_mut(key) else { return };
         let finalizers = pool.object().metadata.finalizers.clone().unwrap_or_default();
         if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
             let finalizers = finalizers.into_iter().chain([FINALIZER.to_owned()]).collect();
-            finalize(&mut self.outbox, pool, finalizers);
+            set_finalizers(&mut self.outbox, pool, finalizers);
         }
-        if pool.budget.begin(pool.object().spec.disruption, now) {
-            self.outbox.send(Effect::ProtectPool { pool: pool.object().clone() });
+        if pool.disruption_budget.begin(pool.object().spec.disruption, now) {
+            self.outbox.send(Effect::ApplyDisruptionBudget { pool: pool.object().clone() });
         }
     }
 
-    pub(in crate::core) fn pool_protected(&mut self, protected: &WorkerPool, answer: Result<(), WriteFailure>) {
-        let now = self.outbox.mono();
+    pub(in crate::core) fn disruption_budget_applied(
+        &mut self,
+        protected: &WorkerPool,
+        answer: Result<(), WriteFailure>,
+    ) {
+        let now = self.outbox.monotonic();
         let key = &Key::of(protected);
         let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is_same_pool(protected)) else { return };
-        pool.budget.answered(answer, pool.object().spec.disruption, &key.name, now);
+        pool.disruption_budget.answered(answer, pool.object().spec.disruption, &key.name, now);
         self.outbox.enqueue(Subject::Pool(key.clone()));
     }
 
     /// Deletes the runners of a deleted pool. Removes the finalizer when they are gone or the deadline has passed.
-    fn release_deleted_pool(&mut self, key: &Key) {
+    fn drain_deleted_pool(&mut self, key: &Key) {
         let now = self.outbox.now();
         let pool = &self.pools[key];
         let runners: Vec<_> = self
@@ -159,13 +165,13 @@ impl Core {
             self.delete_pod(uid, "pool is being deleted");
         }
         let Some(pool) = self.pools.get_mut(key) else { return };
-        pool.places.clear_missing();
-        let empty = !runners.iter().any(|(_, occupies)| *occupies) && pool.places.creating() == 0;
-        let overdue = deadline_of(pool.object(), now).is_some_and(|deadline| deadline <= now.mono);
+        pool.ordinals.clear_missing();
+        let empty = !runners.iter().any(|(_, occupies)| *occupies) && pool.ordinals.creating() == 0;
+        let overdue = deadline_of(pool.object(), now).is_some_and(|deadline| deadline <= now.monotonic);
         let finalizers = pool.object().metadata.finalizers.clone().unwrap_or_default();
         if (empty || overdue) && finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
             let finalizers = finalizers.into_iter().filter(|finalizer| finalizer != FINALIZER).collect();
-            finalize(&mut self.outbox, pool, finalizers);
+            set_finalizers(&mut self.outbox, pool, finalizers);
         }
     }
 
@@ -249,28 +255,28 @@ impl Core {
         let replaced = counted().filter(|runner| runner.is_terminating_idle()).count();
         let occupied: Vec<u32> = counted().map(|runner| runner.pod().ordinal).collect();
         let Some(pool) = self.pools.get_mut(key) else { return };
-        let taken = occupied.len() + pool.places.creating();
+        let taken = occupied.len() + pool.ordinals.creating();
         // The canary does not wait for draining runners.
         let wanted = (target + replaced).saturating_sub(taken).max(usize::from(lacks_canary));
         let wanted = if pool.shapes.has_no_valid_shape() { 0 } else { wanted };
-        pool.places.set_missing(wanted, &occupied, now.mono);
+        pool.ordinals.set_missing(wanted, &occupied, now.monotonic);
     }
 
     fn publish_pool(&mut self, key: &Key) {
         let now = self.outbox.now();
         let Some(pool) = self.pools.get(key) else { return };
-        if pool.writes.status_is_blocked(now.mono) {
+        if pool.writes.status_is_blocked(now.monotonic) {
             return;
         }
         let runners: Vec<&Runner> =
             self.runners.of(pool.object()).filter(|runner| runner.occupies_ordinal(now)).collect();
         let desired = status::of_pool(pool, &runners, self.queued_for(key), &self.installation, now);
-        if !pool.writes.status().is_due(pool.object().status.as_ref(), &desired, now.mono) {
+        if !pool.writes.status().is_due(pool.object().status.as_ref(), &desired, now.monotonic) {
             return;
         }
         let object = pool.object().clone();
         if let Some(pool) = self.pools.get_mut(key) {
-            pool.writes.begin_status(desired.clone(), now.mono);
+            pool.writes.begin_status(desired.clone(), now.monotonic);
         }
         self.outbox.send(Effect::PatchPool { pool: object, status: Box::new(desired) });
     }
@@ -280,7 +286,7 @@ impl Core {
         written: &WorkerPool,
         answer: Result<Option<Arc<WorkerPool>>, WriteFailure>,
     ) {
-        let now = self.outbox.mono();
+        let now = self.outbox.monotonic();
         let key = &Key::of(written);
         let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is_same_pool(written)) else { return };
         let object = match answer {
@@ -288,16 +294,16 @@ impl Core {
                 let object = object.filter(|object| pool.is_same_pool(object));
                 let stored = object.as_ref().unwrap_or(pool.object()).clone();
                 let finalizers = stored.metadata.finalizers.as_deref().unwrap_or_default();
-                match pool.writes.landed(stored.status.as_ref(), finalizers, &key.name, now) {
-                    Landed::Status { pruned } => {
+                match pool.writes.accepted(stored.status.as_ref(), finalizers, &key.name, now) {
+                    AcceptedWrite::Status { pruned } => {
                         self.outbox.send_all(observe_pruned("WorkerPool", key.clone(), pruned));
                     }
-                    Landed::Finalizers { reverted: true } => {
+                    AcceptedWrite::Finalizers { reverted: true } => {
                         let field = "metadata.finalizers".to_owned();
                         let reverted = Observation::Reverted { kind: "WorkerPool", object: key.clone(), field };
                         self.outbox.send(Effect::Observe(reverted));
                     }
-                    Landed::Finalizers { reverted: false } | Landed::Unknown => {}
+                    AcceptedWrite::Finalizers { reverted: false } | AcceptedWrite::FormerTerm => {}
                 }
                 object
             }
@@ -312,12 +318,12 @@ impl Core {
         self.outbox.enqueue(Subject::Pool(key.clone()));
     }
 
-    pub(in crate::core) fn next_pool_timer(&self, key: &Key) -> Option<Mono> {
+    pub(in crate::core) fn next_pool_timer(&self, key: &Key) -> Option<Monotonic> {
         let pool = self.pools.get(key)?;
         let now = self.outbox.now();
-        let mut timers: Vec<Option<Mono>> = Vec::new();
-        timers.extend(pool.writes.timers().chain(pool.budget.timers()).map(Some));
-        timers.extend(pool.shapes.pauses().chain(pool.places.timers()).map(Some));
+        let mut timers: Vec<Option<Monotonic>> = Vec::new();
+        timers.extend(pool.writes.timers().chain(pool.disruption_budget.timers()).map(Some));
+        timers.extend(pool.shapes.pauses().chain(pool.ordinals.timers()).map(Some));
         timers.push(deadline_of(pool.object(), now));
         timers.push(pool.scale_down_at());
         timers.push(pool.lacking_since().map(|since| since.after(PROGRESS_DEADLINE)));
@@ -328,23 +334,25 @@ impl Core {
                 .map(|canary| Some(canary.created().after(PROGRESS_DEADLINE))),
         );
         // Check every second whether other launches have ended or a terminating pod is stuck.
-        if pool.places.lacks_pods() || self.runners.of(pool.object()).any(|runner| runner.pod().killed_at.is_some()) {
-            timers.push(Some(now.mono.after(Duration::from_secs(1))));
+        if pool.ordinals.lacks_pods()
+            || self.runners.of(pool.object()).any(|runner| runner.pod().deletion_deadline.is_some())
+        {
+            timers.push(Some(now.monotonic.after(Duration::from_secs(1))));
         }
         // Everything due now is done. An earlier time would only cause an idle step.
-        timers.into_iter().flatten().filter(|at| *at > now.mono).min()
+        timers.into_iter().flatten().filter(|at| *at > now.monotonic).min()
     }
 }
 
-fn finalize(outbox: &mut Outbox, pool: &mut Pool, finalizers: Vec<String>) {
-    if pool.writes.begin_finalizers(&finalizers, outbox.mono()) {
-        outbox.send(Effect::FinalizePool { pool: pool.object().clone(), finalizers });
+fn set_finalizers(outbox: &mut Outbox, pool: &mut Pool, finalizers: Vec<String>) {
+    if pool.writes.begin_finalizers(&finalizers, outbox.monotonic()) {
+        outbox.send(Effect::SetFinalizers { pool: pool.object().clone(), finalizers });
     }
 }
 
 /// When the finalizer of a deleted pool is removed in any case.
-fn deadline_of(pool: &WorkerPool, now: Now) -> Option<Mono> {
-    let deleted = now.mono_of(pool.metadata.deletion_timestamp.as_ref()?.0);
+fn deadline_of(pool: &WorkerPool, now: Now) -> Option<Monotonic> {
+    let deleted = now.monotonic_of(pool.metadata.deletion_timestamp.as_ref()?.0);
     let drain = Duration::from_secs(u64::try_from(pool.spec.rollout.drain_timeout_seconds).unwrap_or_default());
     Some(deleted.after(drain).after(FINALIZER_GRACE))
 }

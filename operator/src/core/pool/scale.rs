@@ -1,12 +1,12 @@
 //! Computes the desired number of runners. Autoscaling scales up at once, and down after demand was lower for a delay.
 
-use crate::core::clock::Mono;
+use crate::core::clock::Monotonic;
 use camofleet_crds::v1alpha1::{Autoscaling, WorkerPoolSpec};
 use std::time::Duration;
 
 /// Demand for a pool's runners, and the capacity that they have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::core) struct Need {
+pub(in crate::core) struct RunnerDemand {
     /// Runners that cannot be removed as idle: those with sessions, and those that drain or are spent.
     pub(in crate::core) kept: u32,
     /// Free slots of the kept runners.
@@ -17,7 +17,7 @@ pub(in crate::core) struct Need {
     pub(in crate::core) allowed: u32,
 }
 
-impl Need {
+impl RunnerDemand {
     /// Number of runners for the waiting sessions and the buffer.
     fn replicas(self, autoscaling: &Autoscaling, slots_per_runner: i32) -> i32 {
         let buffer = u32::try_from(autoscaling.buffer_slots).unwrap_or_default();
@@ -32,8 +32,8 @@ impl Need {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::core) struct Scale {
     pub(in crate::core) desired: i32,
-    /// Since when fewer runners are needed, and the peak of the need since then.
-    scale_down: Option<(Mono, i32)>,
+    /// Since when fewer runners are needed, and the peak of the demand since then.
+    scale_down: Option<(Monotonic, i32)>,
 }
 
 impl Scale {
@@ -48,12 +48,12 @@ impl Scale {
         Self { desired, scale_down: None }
     }
 
-    pub(in crate::core) fn update(&mut self, spec: &WorkerPoolSpec, need: Need, now: Mono) {
+    pub(in crate::core) fn update(&mut self, spec: &WorkerPoolSpec, demand: RunnerDemand, now: Monotonic) {
         let Some(autoscaling) = &spec.autoscaling else {
             *self = Self { desired: spec.fixed_replicas(), scale_down: None };
             return;
         };
-        let needed = need.replicas(autoscaling, spec.slots_per_runner);
+        let needed = demand.replicas(autoscaling, spec.slots_per_runner);
         if needed >= self.desired {
             *self = Self { desired: needed, scale_down: None };
             return;
@@ -70,7 +70,7 @@ impl Scale {
     }
 
     /// When the delay ends.
-    pub(in crate::core) fn scale_down_at(&self, spec: &WorkerPoolSpec) -> Option<Mono> {
+    pub(in crate::core) fn scale_down_at(&self, spec: &WorkerPoolSpec) -> Option<Monotonic> {
         let (since, _) = self.scale_down?;
         spec.autoscaling.as_ref().map(|autoscaling| since.after(delay_of(autoscaling)))
     }
@@ -91,8 +91,8 @@ mod tests {
     }
 
     fn after(scale: &mut Scale, spec: &WorkerPoolSpec, second: i64, running: u32, waiting: u32) -> i32 {
-        let need = Need { kept: running, free: 0, waiting, allowed: u32::MAX };
-        scale.update(spec, need, Mono(second * 1000));
+        let demand = RunnerDemand { kept: running, free: 0, waiting, allowed: u32::MAX };
+        scale.update(spec, demand, Monotonic(second * 1000));
         scale.desired
     }
 
@@ -106,9 +106,10 @@ mod tests {
         assert_eq!(after(&mut scale, &spec, 2, 1, 4), 4);
         assert_eq!(after(&mut scale, &spec, 3, 1, 400), 5);
         let autoscaling = spec.autoscaling.unwrap();
-        let need = |free, waiting, allowed| Need { kept: 1, free, waiting, allowed }.replicas(&autoscaling, 2);
+        let replicas =
+            |free, waiting, allowed| RunnerDemand { kept: 1, free, waiting, allowed }.replicas(&autoscaling, 2);
         assert_eq!(
-            [need(1, 0, 99), need(1, 1, 99), need(0, 9, 1), need(0, 0, 0)],
+            [replicas(1, 0, 99), replicas(1, 1, 99), replicas(0, 9, 1), replicas(0, 0, 0)],
             [2, 2, 2, 1],
             "free slots and limits"
         );
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(after(&mut scale, &spec, 0, 2, 0), 8);
         assert_eq!(after(&mut scale, &spec, 30, 5, 0), 8);
         assert_eq!(after(&mut scale, &spec, 59, 0, 0), 8);
-        assert_eq!(scale.scale_down_at(&spec), Some(Mono(60_000)));
+        assert_eq!(scale.scale_down_at(&spec), Some(Monotonic(60_000)));
         assert_eq!(after(&mut scale, &spec, 60, 0, 0), 5);
         assert_eq!(after(&mut scale, &spec, 119, 0, 0), 5);
         assert_eq!(after(&mut scale, &spec, 120, 0, 0), 0, "to zero");

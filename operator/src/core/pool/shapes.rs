@@ -1,15 +1,16 @@
-//! The shapes of a pool's pods: the update shape of its spec, the proven shape in which a runner came up last, and the
-//! failures of each.
+//! The shapes of a pool's pods: the update shape of its spec, the proven shape, which is the latest in
+//! which a runner became warm, and the failures of each.
 
 use crate::core::{
-    clock::Mono,
+    clock::Monotonic,
     runner::pod_build::{Installation, Shape},
 };
 use camofleet_crds::{conditions::pool as reasons, v1alpha1::WorkerPool};
 use camofleet_runtime::backoff::ExponentialBackoff;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-/// Pauses before the next pod of a shape whose pods fail.
+/// Pause after a failed pod, before any further pod of its shape is created. After it, all missing pods of the shape are
+/// created, within the limits of the launch budget.
 const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(300));
 
 /// Reason and message of a condition.
@@ -21,7 +22,7 @@ pub(in crate::core) struct Shapes {
     update: Shape,
     /// The latest shape in which a runner became warm.
     proven: Option<Shape>,
-    /// Consecutive failures of pods of the two shapes, by revision.
+    /// Failures of pods of the two shapes since a runner of theirs last became warm, by revision.
     failures: HashMap<String, Failures>,
 }
 
@@ -29,7 +30,7 @@ pub(in crate::core) struct Shapes {
 #[derive(Debug)]
 struct Failures {
     count: u32,
-    pause_until: Mono,
+    pause_until: Monotonic,
     cause: ReasonMessage,
 }
 
@@ -88,8 +89,9 @@ impl Shapes {
         changes
     }
 
-    /// Records that a pod of the revision failed or could not be created, and doubles the pause before the next one.
-    pub(in crate::core) fn failed(&mut self, revision: &str, cause: ReasonMessage, now: Mono) {
+    /// Records that a pod of the revision failed or could not be created, and doubles the pause before any further pod of
+    /// the revision is created.
+    pub(in crate::core) fn failed(&mut self, revision: &str, cause: ReasonMessage, now: Monotonic) {
         if revision != self.update.revision && revision != self.current().revision {
             return;
         }
@@ -106,7 +108,7 @@ impl Shapes {
         }
     }
 
-    pub(in crate::core) fn pause_until(&self, revision: &str) -> Option<Mono> {
+    pub(in crate::core) fn pause_until(&self, revision: &str) -> Option<Monotonic> {
         self.failures.get(revision).map(|failures| failures.pause_until)
     }
 
@@ -115,7 +117,7 @@ impl Shapes {
         self.failures.get(revision).map(|failures| failures.cause.clone())
     }
 
-    pub(in crate::core) fn pauses(&self) -> impl Iterator<Item = Mono> {
+    pub(in crate::core) fn pauses(&self) -> impl Iterator<Item = Monotonic> {
         self.failures.values().map(|failures| failures.pause_until)
     }
 
@@ -169,16 +171,16 @@ mod tests {
     fn backs_off_until_a_runner_comes_up() {
         let mut shapes = shapes();
         let revision = shape(1).revision;
-        let trouble = || (reasons::RUNNERS_FAILING, "exit code 1".to_owned());
+        let failure = || (reasons::RUNNERS_FAILING, "exit code 1".to_owned());
         let mut pauses = Vec::new();
         for _ in 0..10 {
-            shapes.failed(&revision, trouble(), Mono(0));
+            shapes.failed(&revision, failure(), Monotonic(0));
             pauses.push(shapes.pause_until(&revision).unwrap().0 / 1000);
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
         assert!(shapes.is_failing());
-        assert_eq!(shapes.last_failure(&revision), Some(trouble()));
-        shapes.failed("former", trouble(), Mono(0));
+        assert_eq!(shapes.last_failure(&revision), Some(failure()));
+        shapes.failed("former", failure(), Monotonic(0));
         assert_eq!(
             (shapes.pauses().count(), shapes.last_failure("former")),
             (1, None),

@@ -1,14 +1,14 @@
 //! The leader's view of a pool.
 
 use crate::core::{
-    clock::Mono,
+    clock::Monotonic,
     ids::Key,
     pool::{
-        budget::Budget,
-        launches::LaunchWait,
+        disruption_budget::DisruptionBudget,
+        launch_budget::LaunchWait,
         namespace_policy::{NamespacePolicy, Namespaces},
-        places::Places,
-        scale::{Need, Scale},
+        ordinals::Ordinals,
+        scale::{RunnerDemand, Scale},
         shapes::Shapes,
         writes::PoolWrites,
     },
@@ -30,9 +30,9 @@ pub fn finalizer_removal(pool: &Key) -> String {
 pub(in crate::core) struct Pool {
     object: Arc<WorkerPool>,
     pub(in crate::core) shapes: Shapes,
-    pub(in crate::core) places: Places,
+    pub(in crate::core) ordinals: Ordinals,
     pub(in crate::core) writes: PoolWrites,
-    pub(in crate::core) budget: Budget,
+    pub(in crate::core) disruption_budget: DisruptionBudget,
     namespace_policy: NamespacePolicy,
     /// Sessions on its runners, by tenant. Tenants without sessions are not listed.
     running: BTreeMap<String, u32>,
@@ -42,11 +42,18 @@ pub(in crate::core) struct Pool {
     progress: Progress,
 }
 
+/// A change of the number of sessions on a pool's runners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::core) enum CountChange {
+    Added,
+    Removed,
+}
+
 /// Progress towards the desired number of runners.
 #[derive(Debug, Default)]
 struct Progress {
     /// While the pool lacks runners: when the last one became warm, or when it began to lack them.
-    lacking: Option<Mono>,
+    lacking: Option<Monotonic>,
     /// Why the next launch waits. `None` if no ordinal needs a pod, or the next launch has started.
     launch_wait: Option<LaunchWait>,
 }
@@ -55,9 +62,9 @@ impl Pool {
     pub(in crate::core) fn new(object: Arc<WorkerPool>, installation: &Installation) -> Self {
         Self {
             shapes: Shapes::new(&object, installation),
-            places: Places::default(),
+            ordinals: Ordinals::default(),
             writes: PoolWrites::default(),
-            budget: Budget::default(),
+            disruption_budget: DisruptionBudget::default(),
             namespace_policy: NamespacePolicy::of(&object),
             running: BTreeMap::new(),
             engine: None,
@@ -69,10 +76,10 @@ impl Pool {
 
     /// Forgets calls and counts of a former term.
     pub(in crate::core) fn begin_term(&mut self) {
-        self.places.begin_term();
+        self.ordinals.begin_term();
         self.shapes.begin_term(&self.object);
         self.writes.begin_term();
-        self.budget.begin_term();
+        self.disruption_budget.begin_term();
         self.running.clear();
         self.scale =
             Scale::resumed(&self.object.spec, self.object.status.as_ref().map(|status| status.desired_replicas));
@@ -83,21 +90,21 @@ impl Pool {
         &self.object
     }
 
-    /// Stores a newer version of the object. Returns `false` if only the status or irrelevant metadata has changed.
+    /// Stores a newer version of the object. Returns whether its spec has changed or it is now being deleted.
     pub(in crate::core) fn replace_object(&mut self, object: Arc<WorkerPool>, installation: &Installation) -> bool {
         // The shape depends only on the spec. Comparing specs is cheaper than hashing the shape.
-        let matters = self.object.spec != object.spec
+        let spec_changed = self.object.spec != object.spec
             || self.object.metadata.deletion_timestamp != object.metadata.deletion_timestamp;
-        if matters {
+        if spec_changed {
             self.namespace_policy = NamespacePolicy::of(&object);
-            self.budget.set_disruption(object.spec.disruption);
+            self.disruption_budget.set_disruption(object.spec.disruption);
             if self.shapes.set_update(Shape::of(&object, installation)) {
                 self.engine = None;
             }
         }
         self.writes.object_changed();
         self.object = object;
-        matters
+        spec_changed
     }
 
     /// Returns whether sessions of the namespace may use the pool.
@@ -131,23 +138,23 @@ impl Pool {
     }
 
     /// Updates the desired number of runners. `serving` is the number of available runners.
-    pub(in crate::core) fn update_scale(&mut self, need: Need, serving: usize, now: Mono) {
-        self.scale.update(&self.object.spec, need, now);
+    pub(in crate::core) fn update_scale(&mut self, demand: RunnerDemand, serving: usize, now: Monotonic) {
+        self.scale.update(&self.object.spec, demand, now);
         self.progress.lacking = (serving < self.desired()).then(|| self.progress.lacking.unwrap_or(now));
     }
 
     /// When the pool may scale down without another event.
-    pub(in crate::core) fn scale_down_at(&self) -> Option<Mono> {
+    pub(in crate::core) fn scale_down_at(&self) -> Option<Monotonic> {
         self.scale.scale_down_at(&self.object.spec)
     }
 
     /// Records that a runner became warm.
-    pub(in crate::core) fn progressed(&mut self, now: Mono) {
+    pub(in crate::core) fn progressed(&mut self, now: Monotonic) {
         self.progress.lacking = self.progress.lacking.map(|_| now);
     }
 
     /// While the pool lacks runners: since when none became warm.
-    pub(in crate::core) fn lacking_since(&self) -> Option<Mono> {
+    pub(in crate::core) fn lacking_since(&self) -> Option<Monotonic> {
         self.progress.lacking
     }
 
@@ -161,13 +168,16 @@ impl Pool {
     }
 
     /// Adds a session to a tenant's count, or removes one.
-    pub(in crate::core) fn count(&mut self, tenant: &str, more: bool) {
-        if more {
-            *self.running.entry(tenant.to_owned()).or_default() += 1;
-        } else if let Some(count) = self.running.get_mut(tenant) {
-            *count -= 1;
-            if *count == 0 {
-                self.running.remove(tenant);
+    pub(in crate::core) fn count(&mut self, tenant: &str, change: CountChange) {
+        match change {
+            CountChange::Added => *self.running.entry(tenant.to_owned()).or_default() += 1,
+            CountChange::Removed => {
+                if let Some(count) = self.running.get_mut(tenant) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.running.remove(tenant);
+                    }
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ use crate::core::{
     ids::Key,
     pool::{
         diagnosis,
-        launches::LaunchWait,
+        launch_budget::LaunchWait,
         shapes::ReasonMessage,
         state::{Pool, finalizer_removal},
     },
@@ -36,7 +36,7 @@ pub(super) fn of_pool(
     status.ready_replicas = replicas.ready;
     status.updated_replicas = replicas.updated;
     status.slots = slots_of(pool, runners);
-    status.queued = count(queued);
+    status.queued = saturating_i32(queued);
     status.revision = Some(pool.shapes.update().revision.clone());
     // Comparing revisions is cheaper than serializing the shape.
     if let Some(shape) = pool.shapes.proven()
@@ -68,10 +68,10 @@ impl Replicas {
     fn of(pool: &Pool, runners: &[&Runner]) -> Self {
         let is_updated = |runner: &&&Runner| runner.pod().revision == pool.shapes.update().revision;
         Self {
-            desired: if pool.is_deleted() { 0 } else { count(pool.desired()) },
-            all: count(runners.len()),
-            ready: count(runners.iter().filter(|runner| runner.serves()).count()),
-            updated: count(runners.iter().filter(is_updated).count()),
+            desired: if pool.is_deleted() { 0 } else { saturating_i32(pool.desired()) },
+            all: saturating_i32(runners.len()),
+            ready: saturating_i32(runners.iter().filter(|runner| runner.serves()).count()),
+            updated: saturating_i32(runners.iter().filter(is_updated).count()),
         }
     }
 
@@ -92,12 +92,12 @@ fn slots_of(pool: &Pool, runners: &[&Runner]) -> Slots {
     let serving: Vec<_> = runners.iter().filter(accepts_sessions).collect();
     let reports = || serving.iter().filter_map(|runner| runner.report());
     Slots {
-        total: reports().map(|report| small(report.slots)).sum(),
-        used: count(serving.iter().map(|runner| runner.used()).sum()),
-        hot: reports().map(|report| small((report.hot.headless + report.hot.headful).min(report.free))).sum(),
+        total: reports().map(|report| saturating_i32(report.slots)).sum(),
+        used: saturating_i32(serving.iter().map(|runner| runner.used()).sum::<usize>()),
+        hot: reports().map(|report| saturating_i32((report.hot.headless + report.hot.headful).min(report.free))).sum(),
         starting: reports()
             .filter(|report| !report.warm)
-            .map(|report| small(report.free.saturating_sub(report.hot.headless + report.hot.headful)))
+            .map(|report| saturating_i32(report.free.saturating_sub(report.hot.headless + report.hot.headful)))
             .sum(),
     }
 }
@@ -109,26 +109,26 @@ fn conditions_of(
     replicas: Replicas,
     now: Now,
 ) -> [(&'static str, bool, ReasonMessage); 3] {
-    let trouble = diagnosis::stalled_reason(pool, runners, now);
+    let failure = diagnosis::stalled_reason(pool, runners, now);
     let canary = diagnosis::canary_stalled_reason(pool, runners, now);
-    let activity = || {
-        let first = ACTIVITIES.iter().find_map(|activity| activity(pool, replicas));
+    let reconciling_reason = || {
+        let first = RECONCILING_REASONS.iter().find_map(|reason| reason(pool, replicas));
         first.unwrap_or_else(|| runners_starting(replicas))
     };
     let all_ready = format!("{0} of {0} runners are ready", replicas.desired);
     let is_ready = replicas.are_ready(pool);
     // `kubectl get` shows the reason of `Ready` in a column, so a failed canary appears there too.
-    let ready = match (&canary, &trouble) {
-        (Some((reason, _)), _) if is_ready => (*reason, format!("{all_ready}, in the previous shape; see Stalled")),
+    let ready = match (&canary, &failure) {
+        (Some((reason, _)), _) if is_ready => (*reason, format!("{all_ready}, of the previous revision; see Stalled")),
         (None, _) if is_ready => (pools::ALL_RUNNERS_READY, all_ready),
-        (_, Some(trouble)) => trouble.clone(),
-        (_, None) => activity(),
+        (_, Some(failure)) => failure.clone(),
+        (_, None) => reconciling_reason(),
     };
     let is_settled = replicas.are_settled(pool);
-    let reconciling = if is_settled { (pools::RECONCILED, String::new()) } else { activity() };
+    let reconciling = if is_settled { (pools::RECONCILED, String::new()) } else { reconciling_reason() };
     // A failed canary and a missing budget need attention although the runners serve.
-    let budget_taken = pool.budget.refusal().map(|message| (pools::BUDGET_TAKEN, message.to_owned()));
-    let stalled = trouble.filter(|_| !is_ready).or(canary).or(budget_taken);
+    let budget_taken = pool.disruption_budget.refusal().map(|message| (pools::BUDGET_TAKEN, message.to_owned()));
+    let stalled = failure.filter(|_| !is_ready).or(canary).or(budget_taken);
     [
         (READY, is_ready, ready),
         (RECONCILING, !is_settled, reconciling),
@@ -136,10 +136,11 @@ fn conditions_of(
     ]
 }
 
-type Activity = fn(&Pool, Replicas) -> Option<ReasonMessage>;
+type ReconcilingReason = fn(&Pool, Replicas) -> Option<ReasonMessage>;
 
 /// Why a pool is not settled. The first that applies is published.
-const ACTIVITIES: [Activity; 5] = [draining, template_refused, waiting_to_launch, canary_starting, runners_leaving];
+const RECONCILING_REASONS: [ReconcilingReason; 5] =
+    [draining, template_refused, waiting_to_launch, canary_starting, runners_leaving];
 
 /// The pool is being deleted.
 fn draining(pool: &Pool, replicas: Replicas) -> Option<ReasonMessage> {
@@ -162,7 +163,7 @@ fn template_refused(pool: &Pool, _: Replicas) -> Option<ReasonMessage> {
 /// The next launch waits for CPUs, or for overdue runners of the pool.
 fn waiting_to_launch(pool: &Pool, Replicas { ready, desired, .. }: Replicas) -> Option<ReasonMessage> {
     Some(match pool.launch_wait()? {
-        LaunchWait::Turn => (
+        LaunchWait::CpusInUse => (
             pools::WAITING_TO_LAUNCH,
             format!(
                 "{ready} of {desired} runners are ready; the next one waits for free CPUs, because runners of all \
@@ -181,13 +182,13 @@ fn waiting_to_launch(pool: &Pool, Replicas { ready, desired, .. }: Replicas) -> 
 
 /// A canary tests the update shape.
 fn canary_starting(pool: &Pool, replicas: Replicas) -> Option<ReasonMessage> {
-    let message = "a first runner of the new shape has to load a page before the others are replaced";
+    let message = "the canary of the new revision has to load a page before the other runners are replaced";
     (pool.shapes.is_rolling_out() && replicas.desired > 0).then(|| (pools::CANARY_STARTING, message.to_owned()))
 }
 
 /// The pool has surplus runners, or runners of an outdated shape.
 fn runners_leaving(_: &Pool, Replicas { desired, all, updated, .. }: Replicas) -> Option<ReasonMessage> {
-    let message = || format!("{all} runners, {desired} desired, {updated} of the new shape");
+    let message = || format!("{all} runners exist, {desired} are desired, {updated} have the new revision");
     (all > desired || all == desired && updated < desired).then(|| (pools::RUNNERS_LEAVING, message()))
 }
 
@@ -196,10 +197,6 @@ fn runners_starting(Replicas { ready, desired, .. }: Replicas) -> ReasonMessage 
     (pools::RUNNERS_STARTING, format!("{ready} of {desired} runners are ready"))
 }
 
-fn count(number: usize) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX)
-}
-
-fn small(number: u32) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX)
+fn saturating_i32(number: impl TryInto<i32>) -> i32 {
+    number.try_into().unwrap_or(i32::MAX)
 }

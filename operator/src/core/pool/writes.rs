@@ -1,7 +1,7 @@
 //! Paces the writes of a pool's status and finalizers. At most one is in flight, because each names the object's
 //! resourceVersion.
 
-use crate::core::{clock::Mono, messages::WriteFailure, retry::RetryState, status_write::StatusWrite};
+use crate::core::{clock::Monotonic, messages::WriteFailure, retry::RetryState, status_write::StatusWrite};
 use camofleet_crds::v1alpha1::WorkerPoolStatus;
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ const STATUS_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(in crate::core) struct PoolWrites {
     status: StatusWrite<WorkerPoolStatus>,
-    finalization: RetryState,
+    finalizers: RetryState,
     in_flight: Option<Patch>,
     /// When the status was written last.
-    written: Option<Mono>,
+    written: Option<Monotonic>,
 }
 
 /// A write in flight.
@@ -27,13 +27,13 @@ enum Patch {
 
 /// What the API server stored for an accepted write.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::core) enum Landed {
+pub(in crate::core) enum AcceptedWrite {
     /// The status, except for these fields.
     Status { pruned: Vec<String> },
     /// The finalizers. `reverted` if they differ from the sent ones.
     Finalizers { reverted: bool },
-    /// The write belongs to an earlier term.
-    Unknown,
+    /// The write belongs to a former term.
+    FormerTerm,
 }
 
 impl PoolWrites {
@@ -45,8 +45,8 @@ impl PoolWrites {
     /// Allows refused writes again, because the object has changed.
     pub(in crate::core) fn object_changed(&mut self) {
         self.status.object_changed();
-        if self.finalization == RetryState::Refused {
-            self.finalization = RetryState::Idle;
+        if self.finalizers == RetryState::Refused {
+            self.finalizers = RetryState::Idle;
         }
     }
 
@@ -55,59 +55,59 @@ impl PoolWrites {
     }
 
     /// Returns whether no status may be written now.
-    pub(in crate::core) fn status_is_blocked(&self, now: Mono) -> bool {
+    pub(in crate::core) fn status_is_blocked(&self, now: Monotonic) -> bool {
         let paused = self.written.is_some_and(|at| at.after(STATUS_PAUSE) > now);
         paused || self.in_flight.is_some() || self.status.is_blocked(now)
     }
 
-    pub(in crate::core) fn begin_status(&mut self, status: WorkerPoolStatus, now: Mono) {
+    pub(in crate::core) fn begin_status(&mut self, status: WorkerPoolStatus, now: Monotonic) {
         self.status.begin(status);
         (self.in_flight, self.written) = (Some(Patch::Status), Some(now));
     }
 
     /// Starts the write of these finalizers. Returns `false` if it is not allowed now.
-    pub(in crate::core) fn begin_finalizers(&mut self, finalizers: &[String], now: Mono) -> bool {
-        let begins = self.in_flight.is_none() && self.finalization.may_start(now);
+    pub(in crate::core) fn begin_finalizers(&mut self, finalizers: &[String], now: Monotonic) -> bool {
+        let begins = self.in_flight.is_none() && self.finalizers.may_start(now);
         if begins {
-            self.finalization = self.finalization.started();
+            self.finalizers = self.finalizers.started();
             self.in_flight = Some(Patch::Finalizers(finalizers.to_owned()));
         }
         begins
     }
 
     /// Records that the write in flight was accepted, and compares it with the stored values.
-    pub(in crate::core) fn landed(
+    pub(in crate::core) fn accepted(
         &mut self,
         status: Option<&WorkerPoolStatus>,
         finalizers: &[String],
         pool: &str,
-        now: Mono,
-    ) -> Landed {
+        now: Monotonic,
+    ) -> AcceptedWrite {
         match self.in_flight.take() {
-            Some(Patch::Status) => Landed::Status { pruned: self.status.landed(status, pool, now) },
+            Some(Patch::Status) => AcceptedWrite::Status { pruned: self.status.accepted(status, pool, now) },
             Some(Patch::Finalizers(sent)) => {
                 let reverted = finalizers != sent;
-                self.finalization = if reverted { self.finalization.failed(pool, now) } else { RetryState::Idle };
-                Landed::Finalizers { reverted }
+                self.finalizers = if reverted { self.finalizers.failed(pool, now) } else { RetryState::Idle };
+                AcceptedWrite::Finalizers { reverted }
             }
-            None => Landed::Unknown,
+            None => AcceptedWrite::FormerTerm,
         }
     }
 
     /// Records that the write in flight failed. After a conflict the watch delivers the newer object.
-    pub(in crate::core) fn failed(&mut self, failure: &WriteFailure, pool: &str, now: Mono) {
+    pub(in crate::core) fn failed(&mut self, failure: &WriteFailure, pool: &str, now: Monotonic) {
         match (self.in_flight.take(), failure) {
             (Some(Patch::Status), failure) => self.status.failed(failure, pool, now),
-            (Some(Patch::Finalizers(_)), WriteFailure::Refused(_)) => self.finalization = RetryState::Refused,
-            (Some(Patch::Finalizers(_)), _) => self.finalization = self.finalization.failed(pool, now),
+            (Some(Patch::Finalizers(_)), WriteFailure::Refused(_)) => self.finalizers = RetryState::Refused,
+            (Some(Patch::Finalizers(_)), _) => self.finalizers = self.finalizers.failed(pool, now),
             (None, _) => {}
         }
     }
 
     /// When a write may become due.
-    pub(in crate::core) fn timers(&self) -> impl Iterator<Item = Mono> {
+    pub(in crate::core) fn timers(&self) -> impl Iterator<Item = Monotonic> {
         let paused = self.written.map(|at| at.after(STATUS_PAUSE));
-        [self.status.retry_at(), self.finalization.retry_at(), paused].into_iter().flatten()
+        [self.status.retry_at(), self.finalizers.retry_at(), paused].into_iter().flatten()
     }
 }
 
@@ -122,22 +122,25 @@ mod tests {
     #[test]
     fn allows_one_write_at_a_time_and_one_status_a_second() {
         let (mut writes, status) = (PoolWrites::default(), WorkerPoolStatus::default());
-        writes.begin_status(status.clone(), Mono(0));
-        assert!(!writes.begin_finalizers(&finalizers(), Mono(0)));
-        assert_eq!(writes.landed(Some(&status), &[], "p", Mono(10)), Landed::Status { pruned: vec![] });
-        assert!(writes.status_is_blocked(Mono(999)) && !writes.status_is_blocked(Mono(1000)));
-        assert_eq!(writes.timers().collect::<Vec<_>>(), [Mono(1000)]);
-        assert!(writes.begin_finalizers(&finalizers(), Mono(1000)) && writes.status_is_blocked(Mono(1000)));
-        assert_eq!(writes.landed(None, &finalizers(), "p", Mono(1000)), Landed::Finalizers { reverted: false });
-        assert_eq!(writes.landed(None, &[], "p", Mono(1000)), Landed::Unknown);
+        writes.begin_status(status.clone(), Monotonic(0));
+        assert!(!writes.begin_finalizers(&finalizers(), Monotonic(0)));
+        assert_eq!(writes.accepted(Some(&status), &[], "p", Monotonic(10)), AcceptedWrite::Status { pruned: vec![] });
+        assert!(writes.status_is_blocked(Monotonic(999)) && !writes.status_is_blocked(Monotonic(1000)));
+        assert_eq!(writes.timers().collect::<Vec<_>>(), [Monotonic(1000)]);
+        assert!(writes.begin_finalizers(&finalizers(), Monotonic(1000)) && writes.status_is_blocked(Monotonic(1000)));
+        assert_eq!(
+            writes.accepted(None, &finalizers(), "p", Monotonic(1000)),
+            AcceptedWrite::Finalizers { reverted: false }
+        );
+        assert_eq!(writes.accepted(None, &[], "p", Monotonic(1000)), AcceptedWrite::FormerTerm);
     }
 
     #[test]
     fn retries_reverted_finalizers_after_a_pause() {
         let mut writes = PoolWrites::default();
-        assert!(writes.begin_finalizers(&finalizers(), Mono(0)));
-        assert_eq!(writes.landed(None, &[], "p", Mono(0)), Landed::Finalizers { reverted: true });
-        assert!(!writes.begin_finalizers(&finalizers(), Mono(0)));
+        assert!(writes.begin_finalizers(&finalizers(), Monotonic(0)));
+        assert_eq!(writes.accepted(None, &[], "p", Monotonic(0)), AcceptedWrite::Finalizers { reverted: true });
+        assert!(!writes.begin_finalizers(&finalizers(), Monotonic(0)));
         let retry_at = writes.timers().next().unwrap();
         assert!(writes.begin_finalizers(&finalizers(), retry_at));
     }
@@ -145,12 +148,12 @@ mod tests {
     #[test]
     fn a_refused_write_waits_for_a_changed_object() {
         let mut writes = PoolWrites::default();
-        assert!(writes.begin_finalizers(&finalizers(), Mono(0)));
-        writes.failed(&WriteFailure::Refused(String::new()), "p", Mono(0));
-        assert!(!writes.begin_finalizers(&finalizers(), Mono(i64::MAX)));
+        assert!(writes.begin_finalizers(&finalizers(), Monotonic(0)));
+        writes.failed(&WriteFailure::Refused(String::new()), "p", Monotonic(0));
+        assert!(!writes.begin_finalizers(&finalizers(), Monotonic(i64::MAX)));
         writes.object_changed();
-        assert!(writes.begin_finalizers(&finalizers(), Mono(0)));
+        assert!(writes.begin_finalizers(&finalizers(), Monotonic(0)));
         writes.begin_term();
-        assert!(writes.begin_finalizers(&finalizers(), Mono(0)), "the refusal belongs to an earlier term");
+        assert!(writes.begin_finalizers(&finalizers(), Monotonic(0)), "the refusal belongs to an earlier term");
     }
 }

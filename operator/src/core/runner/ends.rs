@@ -1,7 +1,7 @@
 //! Paces the `DELETE` calls that end sessions on a runner. The pool's owner chooses the runner image. A runner that
 //! answers each call and keeps listing the session must not make the operator repeat the call at network speed.
 
-use crate::core::{clock::Mono, ids::Uid};
+use crate::core::{clock::Monotonic, ids::Uid};
 use camofleet_runtime::backoff::ExponentialBackoff;
 use std::{collections::HashMap, time::Duration};
 
@@ -24,14 +24,14 @@ struct End {
     /// Number of calls so far.
     calls: u32,
     /// When the call may be repeated. `None` while a call is in flight.
-    paused_until: Option<Mono>,
+    paused_until: Option<Monotonic>,
 }
 
 impl Ends {
     /// Starts a call, and returns whether one is allowed now. `ended` is whether the runner lists the session as ended.
     /// A session that has ended since the last call skips its pause, because a well-behaved runner needs two calls: one
     /// ends the session, one acknowledges the end. At most `max` sessions are remembered; others wait.
-    pub(super) fn start(&mut self, session: &Uid, ended: bool, max: usize, now: Mono) -> bool {
+    pub(super) fn start(&mut self, session: &Uid, ended: bool, max: usize, now: Monotonic) -> bool {
         let in_flight = self.by_session.values().filter(|end| end.paused_until.is_none()).count();
         let former = self.by_session.get(session).copied();
         let may_start = match former {
@@ -49,19 +49,19 @@ impl Ends {
     }
 
     /// Records that a call was answered or abandoned.
-    pub(super) fn answered(&mut self, session: &Uid, now: Mono) {
+    pub(super) fn answered(&mut self, session: &Uid, now: Monotonic) {
         if let Some(end) = self.by_session.get_mut(session) {
             end.paused_until = Some(now.after(BACKOFF.after(end.calls)));
         }
     }
 
     /// Forgets the sessions whose pause has passed and that the runner no longer lists.
-    pub(super) fn forget_unlisted(&mut self, lists: impl Fn(&Uid) -> bool, now: Mono) {
+    pub(super) fn forget_unlisted(&mut self, lists: impl Fn(&Uid) -> bool, now: Monotonic) {
         self.by_session.retain(|session, end| end.paused_until.is_none_or(|until| until > now) || lists(session));
     }
 
     /// The earliest end of a pause.
-    pub(super) fn next_retry(&self, now: Mono) -> Option<Mono> {
+    pub(super) fn next_retry(&self, now: Monotonic) -> Option<Monotonic> {
         self.by_session.values().filter_map(|end| end.paused_until).filter(|until| *until > now).min()
     }
 }
@@ -72,8 +72,8 @@ mod tests {
 
     const MAX: usize = 18;
 
-    fn at(millis: i64) -> Mono {
-        Mono(millis)
+    fn at(millis: i64) -> Monotonic {
+        Monotonic(millis)
     }
 
     fn session(number: usize) -> Uid {
@@ -81,7 +81,7 @@ mod tests {
     }
 
     /// Returns the numbers of the sessions that are called. The runner lists all of them as ended.
-    fn start_all(ends: &mut Ends, listed: impl IntoIterator<Item = usize>, now: Mono) -> Vec<usize> {
+    fn start_all(ends: &mut Ends, listed: impl IntoIterator<Item = usize>, now: Monotonic) -> Vec<usize> {
         listed.into_iter().filter(|number| ends.start(&session(*number), true, MAX, now)).collect()
     }
 

@@ -49,18 +49,19 @@ pub struct Shape {
     pub revision: String,
     /// A pool whose spec has the shape.
     pool: Arc<WorkerPool>,
-    probes: Probes,
+    probe_port: ProbePort,
 }
 
 /// The port on which runners answer the kubelet's probes. An older runner image does not listen on the probe port and
 /// would never become ready there, so a proven shape keeps the port that it was proven with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-enum Probes {
+enum ProbePort {
     /// The API port. Shapes published before this field existed use it.
     #[default]
     Api,
-    /// The probe port, which clients cannot exhaust with connections.
-    Own,
+    /// The probe port, which clients cannot exhaust with connections. Published shapes call it `Own`.
+    #[serde(rename = "Own")]
+    Probe,
 }
 
 /// A published shape. It is a spec with additional fields, so that an operator of the previous version can read it.
@@ -68,25 +69,25 @@ enum Probes {
 struct PublishedShape {
     #[serde(flatten)]
     spec: WorkerPoolSpec,
-    #[serde(default)]
-    probes: Probes,
+    #[serde(default, rename = "probes")]
+    probe_port: ProbePort,
 }
 
 impl Shape {
     /// The shape of a pool's spec.
     pub fn of(pool: &Arc<WorkerPool>, installation: &Installation) -> Self {
-        Self { revision: revision(pool, installation), pool: pool.clone(), probes: Probes::Own }
+        Self { revision: revision(pool, installation), pool: pool.clone(), probe_port: ProbePort::Probe }
     }
 
     /// The shape in a pool's status. `None` if there is none or it cannot be parsed.
     pub fn published(pool: &WorkerPool) -> Option<Self> {
         let serving = pool.status.as_ref()?.serving.as_ref()?;
-        let PublishedShape { spec, probes } = serde_json::from_str(&serving.shape).ok()?;
+        let PublishedShape { spec, probe_port } = serde_json::from_str(&serving.shape).ok()?;
         if spec.template.too_large.is_some() {
             return None;
         }
         let shaped = WorkerPool { metadata: pool.metadata.clone(), spec, status: None };
-        Some(Self { revision: serving.revision.clone(), pool: Arc::new(shaped), probes })
+        Some(Self { revision: serving.revision.clone(), pool: Arc::new(shaped), probe_port })
     }
 
     /// Why no pod can be created in this shape: its template was too large to keep. `None` if pods can be created.
@@ -112,7 +113,7 @@ impl Shape {
             rollout: Rollout { drain_timeout_seconds: spec.rollout.drain_timeout_seconds, ..Rollout::default() },
             ..spec.clone()
         };
-        let shape = PublishedShape { spec, probes: self.probes };
+        let shape = PublishedShape { spec, probe_port: self.probe_port };
         let shape = serde_json::to_string(&shape).expect("a spec serializes");
         Serving { revision: self.revision.clone(), shape }
     }
@@ -121,7 +122,7 @@ impl Shape {
 /// Hash of the shape of a pool's spec.
 pub fn revision(pool: &WorkerPool, installation: &Installation) -> String {
     let shape = Pod {
-        spec: Some(pod_spec(pool, installation, Probes::Own)),
+        spec: Some(pod_spec(pool, installation, ProbePort::Probe)),
         metadata: template_metadata(pool),
         ..Pod::default()
     };
@@ -152,7 +153,7 @@ pub fn runner_pod(
     labels.insert(ORDINAL_LABEL.to_owned(), ordinal.to_string());
     labels.insert(REVISION_LABEL.to_owned(), shape.revision.clone());
     metadata.annotations.get_or_insert_default().insert(KEYS_ANNOTATION.to_owned(), keys.to_owned());
-    let mut spec = pod_spec(pool, installation, shape.probes);
+    let mut spec = pod_spec(pool, installation, shape.probe_port);
     if canary && let Some(container) = spec.containers.first_mut() {
         // An environment variable, because an older image would reject an unknown argument.
         container.env.get_or_insert_default().push(EnvVar {
@@ -214,7 +215,7 @@ pub fn pool_labels(pool: &WorkerPool) -> BTreeMap<String, String> {
 }
 
 /// A pod that meets the *restricted* Pod Security Standard, with a read-only root file system and without an API token.
-fn pod_spec(pool: &WorkerPool, installation: &Installation, probes: Probes) -> PodSpec {
+fn pod_spec(pool: &WorkerPool, installation: &Installation, probe_port: ProbePort) -> PodSpec {
     let template = &pool.spec.template;
     let mut volumes = vec![memory_volume("shm"), disk_volume("run", "4Gi"), disk_volume("tmp", "1Gi"), keys_volume()];
     volumes.extend(template.volumes.iter().cloned());
@@ -237,12 +238,12 @@ fn pod_spec(pool: &WorkerPool, installation: &Installation, probes: Probes) -> P
         tolerations: (!template.tolerations.is_empty()).then(|| template.tolerations.clone()),
         affinity: template.affinity.clone(),
         volumes: Some(volumes),
-        containers: vec![container(pool, installation, probes)],
+        containers: vec![container(pool, installation, probe_port)],
         ..PodSpec::default()
     }
 }
 
-fn container(pool: &WorkerPool, installation: &Installation, probes: Probes) -> Container {
+fn container(pool: &WorkerPool, installation: &Installation, probe_port: ProbePort) -> Container {
     let template = &pool.spec.template;
     let mut mounts = vec![
         mount("shm", "/dev/shm"),
@@ -265,7 +266,7 @@ fn container(pool: &WorkerPool, installation: &Installation, probes: Probes) -> 
     }));
     env.extend(template.env.iter().cloned());
     let mut ports = vec![port(API_PORT, camofleet_runner_api::PORT)];
-    if probes == Probes::Own {
+    if probe_port == ProbePort::Probe {
         ports.push(port(PROBE_PORT, camofleet_runner_api::PROBE_PORT));
     }
     Container {
@@ -276,11 +277,11 @@ fn container(pool: &WorkerPool, installation: &Installation, probes: Probes) -> 
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         env: Some(env),
         ports: Some(ports),
-        readiness_probe: Some(Probe { period_seconds: Some(2), ..probe("/readyz", probes) }),
+        readiness_probe: Some(Probe { period_seconds: Some(2), ..probe("/readyz", probe_port) }),
         liveness_probe: Some(Probe {
             period_seconds: Some(10),
             failure_threshold: Some(6),
-            ..probe("/healthz", probes)
+            ..probe("/healthz", probe_port)
         }),
         resources: Some(template.resources.clone().unwrap_or_else(default_resources)),
         security_context: Some(SecurityContext {
@@ -327,10 +328,10 @@ fn port(name: &str, number: u16) -> ContainerPort {
 }
 
 /// An HTTP probe, because an exec probe would start a process in each pod every 2 s.
-fn probe(path: &str, probes: Probes) -> Probe {
-    let port = match probes {
-        Probes::Api => API_PORT,
-        Probes::Own => PROBE_PORT,
+fn probe(path: &str, probe_port: ProbePort) -> Probe {
+    let port = match probe_port {
+        ProbePort::Api => API_PORT,
+        ProbePort::Probe => PROBE_PORT,
     };
     Probe {
         http_get: Some(HTTPGetAction {

@@ -49,7 +49,7 @@ pub struct RunnerPod {
     /// Creation time.
     pub created: Timestamp,
     /// The `deletionTimestamp`, which includes the grace period, if the pod was deleted.
-    pub killed_at: Option<Timestamp>,
+    pub deletion_deadline: Option<Timestamp>,
     /// Phase of the pod.
     pub phase: PodPhase,
 }
@@ -84,24 +84,24 @@ pub enum PendingReason {
 /// A [`Pod`] with only the fields that the operator reads, to save memory.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = Pod)]
-pub struct SeenPod {
+pub struct PartialPod {
     metadata: ObjectMeta,
     #[serde(default)]
-    spec: SeenSpec,
+    spec: PartialPodSpec,
     #[serde(default)]
-    status: SeenStatus,
+    status: PartialPodStatus,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct SeenSpec {
+struct PartialPodSpec {
     node_name: Option<String>,
     #[serde(default)]
-    containers: Vec<SeenArguments>,
+    containers: Vec<PartialContainer>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct SeenArguments {
+struct PartialContainer {
     name: String,
     #[serde(default)]
     args: Vec<String>,
@@ -109,18 +109,18 @@ struct SeenArguments {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct SeenStatus {
+struct PartialPodStatus {
     phase: String,
     reason: Option<String>,
     message: Option<String>,
     #[serde(rename = "podIP")]
     pod_ip: Option<String>,
     conditions: Vec<PodCondition>,
-    container_statuses: Vec<SeenContainer>,
+    container_statuses: Vec<PartialContainerStatus>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct SeenContainer {
+struct PartialContainerStatus {
     name: String,
     #[serde(default)]
     state: ContainerState,
@@ -129,7 +129,7 @@ struct SeenContainer {
 impl RunnerPod {
     /// Reads a pod. Returns `None` if its controller is not a `WorkerPool` of this API group. The core checks whether
     /// that pool exists ([`RunnerPod::belongs_to`]); until then the pod only claims to be a runner.
-    pub fn read(pod: &SeenPod) -> Option<Self> {
+    pub fn read(pod: &PartialPod) -> Option<Self> {
         let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true))?;
         let (group, _version) = owner.api_version.split_once('/')?;
         if group != WorkerPool::group(&()) || owner.kind != WorkerPool::kind(&()) {
@@ -148,7 +148,7 @@ impl RunnerPod {
             address: pod.status.pod_ip.as_ref().and_then(|ip| ip.parse().ok()),
             version: version(pod),
             created: pod.creation_timestamp().map_or(Timestamp::MIN, |time| time.0),
-            killed_at: pod.meta().deletion_timestamp.as_ref().map(|time| time.0),
+            deletion_deadline: pod.meta().deletion_timestamp.as_ref().map(|time| time.0),
             phase: PodPhase::read(&pod.status),
         })
     }
@@ -169,7 +169,7 @@ impl RunnerPod {
     }
 }
 
-impl SeenSpec {
+impl PartialPodSpec {
     /// The slots in the arguments that `pod_build` set. [`MAX_SLOTS`] if an admission webhook removed them.
     fn slots(&self) -> u32 {
         let runner = self.containers.iter().find(|container| container.name == CONTAINER);
@@ -180,7 +180,7 @@ impl SeenSpec {
 }
 
 impl PodPhase {
-    fn read(status: &SeenStatus) -> Self {
+    fn read(status: &PartialPodStatus) -> Self {
         let container = status.container_statuses.iter().find(|container| container.name == CONTAINER);
         let state = container.map(|container| &container.state);
         match status.phase.as_str() {

@@ -2,7 +2,7 @@
 //! them with the public keys.
 
 use crate::core::{
-    clock::Mono,
+    clock::Monotonic,
     coordinator::Core,
     ids::{Key, Uid},
     messages::{Change, Effect, Node, Observation, WriteFailure},
@@ -12,9 +12,9 @@ use crate::core::{
     runner::{
         pod_read::{KEYS_ANNOTATION, PodPhase, RunnerPod},
         report::Report,
-        state::{Link, PUBLISH_UNREACHABLE_AFTER, Runner},
+        state::{Connectivity, PUBLISH_UNREACHABLE_AFTER, Runner},
     },
-    session::state::{Outcome, Session, Stage},
+    session::state::{Session, SessionEnd, Stage},
 };
 use camofleet_crds::conditions::{pool as reasons, session};
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl Core {
             return;
         }
         if let Some(pool) = its_pool {
-            pool.places.pod_seen(pod.ordinal, &pod.key.name, &uid);
+            pool.ordinals.pod_seen(pod.ordinal, &pod.key.name, &uid);
         }
         match self.runners.get_mut(&uid) {
             Some(runner) => runner.replace_pod(pod, self.outbox.now()),
@@ -77,13 +77,13 @@ impl Core {
         if !self.runners.contains(uid) {
             return;
         }
-        self.tombstones.insert(uid, self.outbox.mono());
+        self.tombstones.insert(uid, self.outbox.monotonic());
         let runner = &self.runners[uid];
-        let outcome = end_of(runner).unwrap_or_else(|| Outcome {
+        let end = end_of(runner).unwrap_or_else(|| SessionEnd {
             reason: session::RUNNER_LOST,
             message: format!("pod {} was deleted", runner.pod().key.name),
         });
-        self.lose_sessions(uid, &outcome, &Stage::Waiting);
+        self.lose_sessions(uid, &end, &Stage::Waiting);
         self.forget_runner(uid);
     }
 
@@ -91,21 +91,21 @@ impl Core {
         let Some(runner) = self.runners.remove(uid) else { return };
         self.stop_awaiting(uid);
         self.orphans.forget_runner(uid);
-        self.outbox.requeue_at(Subject::Runner(uid.clone()), None);
-        self.outbox.requeue_at(Subject::Unwanted(uid.clone()), None);
+        self.outbox.clear_timer(&Subject::Runner(uid.clone()));
+        self.outbox.clear_timer(&Subject::Unwanted(uid.clone()));
         if self.term.is_some() {
             self.outbox.send(Effect::Unfollow { pod: uid.clone() });
         }
         self.outbox.enqueue(Subject::Pool(runner.pod().pool.0.clone()));
     }
 
-    /// Handles the loss of a runner process. Published sessions end with `outcome`. Unpublished ones move to the stage
+    /// Handles the loss of a runner process. Published sessions end with `end`. Unpublished ones move to the stage
     /// `unpublished`.
-    fn lose_sessions(&mut self, pod: &Uid, outcome: &Outcome, unpublished: &Stage) {
+    fn lose_sessions(&mut self, pod: &Uid, end: &SessionEnd, unpublished: &Stage) {
         let Some(runner) = self.runners.get(pod) else { return };
         for uid in runner.sessions().clone() {
             let lost = self.sessions.get(&uid).is_some_and(Session::is_published);
-            self.set_stage(&uid, if lost { Stage::Ended(outcome.clone()) } else { unpublished.clone() });
+            self.set_stage(&uid, if lost { Stage::Ended(end.clone()) } else { unpublished.clone() });
         }
     }
 
@@ -118,12 +118,13 @@ impl Core {
             if former.boot_id != state.boot_id {
                 let message = format!("the runner process in pod {} restarted", runner.pod().key.name);
                 // A call for the former process may still reach this one, so the session stays on this runner.
-                let rebind = Stage::Binding { runner: pod.clone(), since: self.outbox.mono(), call: RetryState::Idle };
-                self.lose_sessions(pod, &Outcome { reason: session::RUNNER_LOST, message }, &rebind);
+                let rebind =
+                    Stage::Binding { runner: pod.clone(), since: self.outbox.monotonic(), call: RetryState::Idle };
+                self.lose_sessions(pod, &SessionEnd { reason: session::RUNNER_LOST, message }, &rebind);
             }
         }
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        let change = runner.record_report(&state, self.outbox.mono());
+        let change = runner.record_report(&state, self.outbox.monotonic());
         let key = runner.pod().pool.0.clone();
         let revision = runner.pod().revision.clone();
         if let Some(pool) = self.pools.get_mut(&key).filter(|pool| runner.pod().belongs_to(pool.object())) {
@@ -131,13 +132,13 @@ impl Core {
                 pool.shapes.came_up(&revision);
             }
             if change.becomes_warm {
-                pool.progressed(self.outbox.mono());
+                pool.progressed(self.outbox.monotonic());
             }
             if pool.learn_engine(state.engine, &revision) {
                 self.engine_known(&key);
             }
         }
-        self.orphans.keep_listed(pod, &state);
+        self.orphans.drop_unlisted(pod, &state);
         for entry in state.sessions() {
             self.session_listed(pod, &state, &entry.uid);
         }
@@ -167,13 +168,13 @@ impl Core {
         for uid in self.runners[pod].sessions().clone() {
             let Some(session) = self.sessions.get(&uid).filter(|_| state.session(&uid).is_none()) else { continue };
             match session.stage() {
-                Stage::Bound(bound) if bound.is_missed_by(state) && session.is_published() => {
+                Stage::Bound(bound) if bound.must_be_listed_in(state) && session.is_published() => {
                     let message = format!("runner {} no longer lists the session", self.runners[pod].pod().key.name);
-                    self.set_stage(&uid, Stage::Ended(Outcome { reason: session::RUNNER_LOST, message }));
+                    self.set_stage(&uid, Stage::Ended(SessionEnd { reason: session::RUNNER_LOST, message }));
                 }
-                Stage::Bound(bound) if bound.is_missed_by(state) => {
+                Stage::Bound(bound) if bound.must_be_listed_in(state) => {
                     if let Some(runner) = self.runners.get_mut(pod) {
-                        runner.mark_refused();
+                        runner.mark_slots_unknown();
                     }
                     self.set_stage(&uid, Stage::Waiting);
                 }
@@ -185,7 +186,7 @@ impl Core {
 
     pub(in crate::core) fn runner_silent(&mut self, pod: &Uid) {
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        runner.mark_silent(self.outbox.mono());
+        runner.mark_silent(self.outbox.monotonic());
         self.stop_awaiting(pod);
         self.outbox.enqueue(Subject::Runner(pod.clone()));
         self.outbox.enqueue(Subject::Pool(self.runners[pod].pod().pool.0.clone()));
@@ -208,23 +209,23 @@ impl Core {
 
     pub(in crate::core) fn reconcile_runner(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.get(uid) else { return };
-        if let Some(outcome) = end_of(runner) {
-            return self.runner_ended(uid, &outcome);
+        if let Some(end) = end_of(runner) {
+            return self.runner_ended(uid, &end);
         }
         // The status of its sessions shows whether the runner answers.
         self.outbox.enqueue_all(runner.sessions().iter().cloned().map(Subject::Session));
-        let silent_since = match *runner.link() {
-            Link::Silent { since } => Some(since),
-            Link::Unknown | Link::Up => None,
+        let silent_since = match *runner.connectivity() {
+            Connectivity::Silent { since } => Some(since),
+            Connectivity::Unknown | Connectivity::Up => None,
         };
-        let mut timers: Vec<Mono> = Vec::new();
+        let mut timers: Vec<Monotonic> = Vec::new();
         if let Some(since) = silent_since {
             let delete_at = since.after(DELETE_UNREACHABLE_AFTER);
             if runner.is_stuck(self.outbox.now()) {
                 // Its node does not answer either, so the kubelet will not confirm that the pod is gone.
                 let message = format!("pod {} is stuck terminating and does not answer", runner.pod().key.name);
-                self.lose_sessions(uid, &Outcome { reason: session::RUNNER_LOST, message }, &Stage::Waiting);
-            } else if delete_at <= self.outbox.mono() && !runner.is_terminating() {
+                self.lose_sessions(uid, &SessionEnd { reason: session::RUNNER_LOST, message }, &Stage::Waiting);
+            } else if delete_at <= self.outbox.monotonic() && !runner.is_terminating() {
                 self.delete_pod(uid, "runner is unreachable");
             }
             let stuck = self.runners[uid].stuck_from(self.outbox.now());
@@ -235,36 +236,37 @@ impl Core {
         let runner = &self.runners[uid];
         timers.extend(runner.write_retries());
         // Everything due now is done. An earlier time would only cause an idle step.
-        let next = timers.into_iter().filter(|at| *at > self.outbox.mono()).min();
-        self.outbox.requeue_at(Subject::Runner(uid.clone()), next);
+        let next = timers.into_iter().filter(|at| *at > self.outbox.monotonic()).min();
+        self.outbox.set_timer(Subject::Runner(uid.clone()), next);
     }
 
-    fn runner_ended(&mut self, uid: &Uid, outcome: &Outcome) {
-        self.lose_sessions(uid, outcome, &Stage::Waiting);
+    fn runner_ended(&mut self, uid: &Uid, end: &SessionEnd) {
+        self.lose_sessions(uid, end, &Stage::Waiting);
         self.stop_awaiting(uid);
-        let now = self.outbox.mono();
+        let now = self.outbox.monotonic();
         let Some(runner) = self.runners.get_mut(uid).filter(|runner| !runner.is_deleting()) else { return };
         let failed = runner.record_failure(now);
         let pod = runner.pod();
         let is_controller = |pool: &&mut Pool| pod.belongs_to(pool.object());
         if let Some(pool) = self.pools.get_mut(&pod.pool.0).filter(|pool| failed && is_controller(pool)) {
-            pool.shapes.failed(&pod.revision, (reasons::RUNNERS_FAILING, outcome.message.clone()), now);
+            pool.shapes.failed(&pod.revision, (reasons::RUNNERS_FAILING, end.message.clone()), now);
         }
         self.delete_pod(uid, "container terminated");
         let retry = self.runners[uid].deletion_retry_at().filter(|at| *at > now);
-        self.outbox.requeue_at(Subject::Runner(uid.clone()), retry);
+        self.outbox.set_timer(Subject::Runner(uid.clone()), retry);
     }
 
     fn follow_runner(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
         if let Some(address) = runner.follow() {
-            self.outbox.send(Effect::Follow { pod: uid.clone(), address, slots: runner.pod().slots });
+            let (key, slots) = (runner.pod().key.clone(), runner.pod().slots);
+            self.outbox.send(Effect::Follow { pod: uid.clone(), key, address, slots });
         }
     }
 
     fn annotate_runner(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
-        if let Some(keys) = runner.begin_annotation(self.cluster.keys(), self.outbox.mono()) {
+        if let Some(keys) = runner.begin_annotation(self.cluster.keys(), self.outbox.monotonic()) {
             self.outbox.send(Effect::AnnotatePod { key: runner.pod().key.clone(), pod: uid.clone(), keys });
         }
     }
@@ -272,7 +274,7 @@ impl Core {
     /// Deletes a runner's pod. A runner with sessions drains: they run until they end or the drain deadline passes.
     pub(in crate::core) fn delete_pod(&mut self, uid: &Uid, why: &'static str) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
-        if !runner.begin_deletion(self.outbox.mono()) {
+        if !runner.begin_deletion(self.outbox.monotonic()) {
             return;
         }
         self.outbox.send(Effect::DeletePod { key: runner.pod().key.clone(), pod: uid.clone(), why });
@@ -286,7 +288,7 @@ impl Core {
             Err(WriteFailure::Gone) => return self.pod_gone(uid),
             // A conflict means that the name belongs to another pod. The watch reports when this pod is gone.
             Err(WriteFailure::Conflict | WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
-                runner.deletion_failed(self.outbox.mono());
+                runner.deletion_failed(self.outbox.monotonic());
             }
         }
         self.outbox.enqueue(Subject::Pool(runner.pod().pool.0.clone()));
@@ -305,17 +307,19 @@ impl Core {
             self.outbox.send(Effect::Observe(Observation::Reverted { kind: "Pod", object, field }));
         }
         match answer {
-            Ok(()) if reverted => runner.annotation_failed(self.outbox.mono()),
+            Ok(()) if reverted => runner.annotation_failed(self.outbox.monotonic()),
             Ok(()) | Err(WriteFailure::Gone | WriteFailure::Conflict) => runner.annotation_settled(),
-            Err(WriteFailure::Refused(_) | WriteFailure::Transient(_)) => runner.annotation_failed(self.outbox.mono()),
+            Err(WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
+                runner.annotation_failed(self.outbox.monotonic());
+            }
         }
         self.outbox.enqueue(Subject::Runner(uid.clone()));
     }
 }
 
-/// The outcome of a runner's sessions if its container has terminated.
-fn end_of(runner: &Runner) -> Option<Outcome> {
+/// The end of a runner's sessions if its container has terminated.
+fn end_of(runner: &Runner) -> Option<SessionEnd> {
     let PodPhase::Terminated { message, out_of_memory } = &runner.pod().phase else { return None };
     let reason = if *out_of_memory { session::OUT_OF_MEMORY } else { session::RUNNER_LOST };
-    Some(Outcome { reason, message: format!("pod {} terminated: {message}", runner.pod().key.name) })
+    Some(SessionEnd { reason, message: format!("pod {} terminated: {message}", runner.pod().key.name) })
 }

@@ -1,7 +1,7 @@
 //! The leader's view of a runner: its pod, its last report, the sessions assigned to it and its free slots.
 
 use crate::core::{
-    clock::{Mono, Now},
+    clock::{Monotonic, Now},
     ids::Uid,
     retry::RetryState,
     runner::{
@@ -40,29 +40,30 @@ const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(in crate::core) struct Runner {
     pod: RunnerPod,
-    link: Link,
+    connectivity: Connectivity,
     /// The last report. It is kept while the runner does not answer.
-    state: Option<Report>,
+    report: Option<Report>,
     /// All sessions of the runner are known: it has reported to this leader, or its pod was created in this term.
     sessions_known: bool,
-    /// The runner refused or lost a session after its last report, so its free slots are unknown.
-    refused: bool,
+    /// The runner refused or lost a session after its last report, so the number of its free slots is unknown.
+    slots_unknown: bool,
     /// This leader has deleted the pod.
     deleting: bool,
     /// All its browsers were hot at some time.
     was_warm: bool,
     /// When this process first saw the runner warm.
-    warm_since: Option<Mono>,
+    warm_since: Option<Monotonic>,
     /// When the runner stopped being warm. `None` while it is warm, or when it never was.
-    not_warm_since: Option<Mono>,
+    not_warm_since: Option<Monotonic>,
     /// Sessions that are bound to the runner, or may be.
     sessions: BTreeSet<Uid>,
     /// Creation time of the pod, on the monotonic clock.
-    created: Mono,
+    created: Monotonic,
     /// When the container was first seen running. The creation time if it ran before this process saw the pod.
-    running_since: Option<Mono>,
-    /// Time until which the lookups of unknown sessions are accounted for, at one every [`LOOKUP_INTERVAL`].
-    lookups_paid_until: Mono,
+    running_since: Option<Monotonic>,
+    /// When the token bucket for lookups of unknown sessions is full again. It holds [`LOOKUP_BURST`] tokens, and gets
+    /// one every [`LOOKUP_INTERVAL`].
+    lookup_bucket_full_at: Monotonic,
     /// The runner's event stream is followed.
     followed: bool,
     /// The write of the annotation with the public keys.
@@ -87,27 +88,27 @@ pub(in crate::core) struct ReportChange {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::core) enum Link {
+pub(in crate::core) enum Connectivity {
     /// The runner has not reported to this leader.
     Unknown,
     Up,
     /// The runner does not answer.
     Silent {
-        since: Mono,
+        since: Monotonic,
     },
 }
 
 impl Runner {
     pub(in crate::core) fn new(pod: RunnerPod, now: Now) -> Self {
-        let created = now.mono_of(pod.created);
+        let created = now.monotonic_of(pod.created);
         Self {
             running_since: (pod.phase == PodPhase::Running).then_some(created),
-            lookups_paid_until: now.mono,
+            lookup_bucket_full_at: now.monotonic,
             pod,
-            link: Link::Unknown,
-            state: None,
+            connectivity: Connectivity::Unknown,
+            report: None,
             sessions_known: false,
-            refused: false,
+            slots_unknown: false,
             deleting: false,
             was_warm: false,
             warm_since: None,
@@ -126,17 +127,17 @@ impl Runner {
         &self.pod
     }
 
-    pub(in crate::core) fn link(&self) -> &Link {
-        &self.link
+    pub(in crate::core) fn connectivity(&self) -> &Connectivity {
+        &self.connectivity
     }
 
     /// The last report. It is kept while the runner does not answer.
     pub(in crate::core) fn report(&self) -> Option<&Report> {
-        self.state.as_ref()
+        self.report.as_ref()
     }
 
     /// Creation time of the pod, on the monotonic clock.
-    pub(in crate::core) fn created(&self) -> Mono {
+    pub(in crate::core) fn created(&self) -> Monotonic {
         self.created
     }
 
@@ -161,17 +162,19 @@ impl Runner {
     }
 
     /// Records that the runner refused or lost a session. It gets no session before its next report.
-    pub(in crate::core) fn mark_refused(&mut self) {
-        self.refused = true;
+    pub(in crate::core) fn mark_slots_unknown(&mut self) {
+        self.slots_unknown = true;
     }
 
-    pub(in crate::core) fn record_report(&mut self, report: &Report, now: Mono) -> ReportChange {
-        let was_warm = self.state.as_ref().is_some_and(|state| state.warm);
+    pub(in crate::core) fn record_report(&mut self, report: &Report, now: Monotonic) -> ReportChange {
+        let was_warm = self.report.as_ref().is_some_and(|report| report.warm);
         // Unchanged reports cause no reconciliation. Each runner sends one every 10 s, so 1000 runners send 100 a
         // second.
-        let changed =
-            self.state.as_ref() != Some(report) || self.link != Link::Up || self.refused || !self.sessions_known;
-        (self.link, self.refused, self.sessions_known) = (Link::Up, false, true);
+        let changed = self.report.as_ref() != Some(report)
+            || self.connectivity != Connectivity::Up
+            || self.slots_unknown
+            || !self.sessions_known;
+        (self.connectivity, self.slots_unknown, self.sessions_known) = (Connectivity::Up, false, true);
         let first_warm = report.warm && !self.was_warm;
         self.was_warm |= report.warm;
         if first_warm {
@@ -182,13 +185,13 @@ impl Runner {
         } else if was_warm {
             self.not_warm_since = Some(now);
         }
-        self.state = Some(report.clone());
+        self.report = Some(report.clone());
         ReportChange { changed, first_warm, becomes_warm: report.warm && !was_warm }
     }
 
-    pub(in crate::core) fn mark_silent(&mut self, now: Mono) {
-        if !matches!(self.link, Link::Silent { .. }) {
-            self.link = Link::Silent { since: now };
+    pub(in crate::core) fn mark_silent(&mut self, now: Monotonic) {
+        if !matches!(self.connectivity, Connectivity::Silent { .. }) {
+            self.connectivity = Connectivity::Silent { since: now };
         }
     }
 
@@ -201,7 +204,7 @@ impl Runner {
     }
 
     /// Starts the write of the annotation if it is due. Returns the annotation's new value.
-    pub(in crate::core) fn begin_annotation(&mut self, published: Option<&str>, now: Mono) -> Option<String> {
+    pub(in crate::core) fn begin_annotation(&mut self, published: Option<&str>, now: Monotonic) -> Option<String> {
         if !self.annotation.may_start(now) || self.is_terminating() {
             return None;
         }
@@ -214,12 +217,12 @@ impl Runner {
         self.annotation = RetryState::Idle;
     }
 
-    pub(in crate::core) fn annotation_failed(&mut self, now: Mono) {
+    pub(in crate::core) fn annotation_failed(&mut self, now: Monotonic) {
         self.annotation = self.annotation.failed(&self.pod.uid, now);
     }
 
     /// Starts the deletion of the pod. Returns `false` if it was started already, or pauses after a failure.
-    pub(in crate::core) fn begin_deletion(&mut self, now: Mono) -> bool {
+    pub(in crate::core) fn begin_deletion(&mut self, now: Monotonic) -> bool {
         let begins = !self.deleting && self.deletion.may_start(now);
         if begins {
             self.deleting = true;
@@ -228,7 +231,7 @@ impl Runner {
         begins
     }
 
-    pub(in crate::core) fn deletion_failed(&mut self, now: Mono) {
+    pub(in crate::core) fn deletion_failed(&mut self, now: Monotonic) {
         self.deleting = false;
         self.deletion = self.deletion.failed(&self.pod.uid, now);
     }
@@ -238,20 +241,20 @@ impl Runner {
         self.deleting
     }
 
-    pub(in crate::core) fn deletion_retry_at(&self) -> Option<Mono> {
+    pub(in crate::core) fn deletion_retry_at(&self) -> Option<Monotonic> {
         self.deletion.retry_at()
     }
 
     /// When failed writes of the pod may be repeated.
-    pub(in crate::core) fn write_retries(&self) -> impl Iterator<Item = Mono> {
+    pub(in crate::core) fn write_retries(&self) -> impl Iterator<Item = Monotonic> {
         [self.annotation.retry_at(), self.deletion.retry_at()].into_iter().flatten()
     }
 
     /// Returns whether the end of the pod is a failed launch that was not counted before: it exited by itself before it
     /// was warm for [`MIN_UPTIME`].
-    pub(in crate::core) fn record_failure(&mut self, now: Mono) -> bool {
+    pub(in crate::core) fn record_failure(&mut self, now: Monotonic) -> bool {
         let exited_early = self.warm_since.is_none_or(|since| now.since(since) < MIN_UPTIME);
-        let failed = exited_early && self.pod.killed_at.is_none() && !self.failure_recorded;
+        let failed = exited_early && self.pod.deletion_deadline.is_none() && !self.failure_recorded;
         self.failure_recorded = true;
         failed
     }
@@ -260,7 +263,7 @@ impl Runner {
     pub(in crate::core) fn replace_pod(&mut self, pod: RunnerPod, now: Now) {
         self.pod = pod;
         if self.pod.phase == PodPhase::Running {
-            self.running_since.get_or_insert(now.mono);
+            self.running_since.get_or_insert(now.monotonic);
         }
     }
 
@@ -270,39 +273,39 @@ impl Runner {
         !self.sessions_known && self.pod.address.is_some() && !self.pod.is_terminated()
     }
 
-    /// Takes one lookup of an unknown session, if one is left. Each lookup is a read of the API server, so a runner
-    /// that invents sessions gets only a few.
-    pub(in crate::core) fn take_lookup(&mut self, now: Mono) -> bool {
-        let paid = self.lookups_paid_until.max(now).after(LOOKUP_INTERVAL);
-        let granted = paid <= now.after(LOOKUP_INTERVAL * LOOKUP_BURST);
+    /// Takes a token for the lookup of an unknown session, if one is left. Each lookup is a read of the API
+    /// server, so a runner that invents sessions gets only a few.
+    pub(in crate::core) fn take_lookup(&mut self, now: Monotonic) -> bool {
+        let full_at = self.lookup_bucket_full_at.max(now).after(LOOKUP_INTERVAL);
+        let granted = full_at <= now.after(LOOKUP_INTERVAL * LOOKUP_BURST);
         if granted {
-            self.lookups_paid_until = paid;
+            self.lookup_bucket_full_at = full_at;
         }
         granted
     }
 
     /// Starts the call that ends a session or acknowledges its end. Returns the address to call, or `None` if no call
     /// is allowed now.
-    pub(in crate::core) fn begin_end(&mut self, session: &Uid, now: Mono) -> Option<IpAddr> {
+    pub(in crate::core) fn begin_end(&mut self, session: &Uid, now: Monotonic) -> Option<IpAddr> {
         let address = self.pod.address.filter(|_| !self.pod.is_terminated())?;
-        let entry = self.state.as_ref().and_then(|state| state.session(session));
+        let entry = self.report.as_ref().and_then(|report| report.session(session));
         let ended = entry.is_some_and(|entry| entry.phase == SessionPhase::Ended);
         let max = RunnerState::max_sessions(self.pod.slots);
         self.ends.start(session, ended, max, now).then_some(address)
     }
 
     /// Records that such a call was answered or abandoned.
-    pub(in crate::core) fn end_answered(&mut self, session: &Uid, now: Mono) {
+    pub(in crate::core) fn end_answered(&mut self, session: &Uid, now: Monotonic) {
         self.ends.answered(session, now);
     }
 
     /// Forgets the calls for sessions that the runner no longer lists.
-    pub(in crate::core) fn forget_ends(&mut self, now: Mono) {
-        let state = self.state.as_ref();
-        self.ends.forget_unlisted(|uid| state.is_some_and(|state| state.session(uid).is_some()), now);
+    pub(in crate::core) fn forget_ends(&mut self, now: Monotonic) {
+        let report = self.report.as_ref();
+        self.ends.forget_unlisted(|uid| report.is_some_and(|report| report.session(uid).is_some()), now);
     }
 
-    pub(in crate::core) fn next_end_retry(&self, now: Mono) -> Option<Mono> {
+    pub(in crate::core) fn next_end_retry(&self, now: Monotonic) -> Option<Monotonic> {
         self.ends.next_retry(now)
     }
 
@@ -322,7 +325,7 @@ impl Runner {
 
     /// Returns whether the pod is being deleted or has terminated.
     pub(in crate::core) fn is_terminating(&self) -> bool {
-        self.deleting || self.pod.killed_at.is_some() || self.pod.is_terminated()
+        self.deleting || self.pod.deletion_deadline.is_some() || self.pod.is_terminated()
     }
 
     /// Returns whether the pod holds its ordinal in the pool.
@@ -332,39 +335,40 @@ impl Runner {
 
     /// Returns whether the pod still exists [`STUCK_AFTER`] its `deletionTimestamp`.
     pub(in crate::core) fn is_stuck(&self, now: Now) -> bool {
-        self.stuck_from(now).is_some_and(|at| at <= now.mono)
+        self.stuck_from(now).is_some_and(|at| at <= now.monotonic)
     }
 
     /// When the pod becomes stuck, if it is being deleted.
-    pub(in crate::core) fn stuck_from(&self, now: Now) -> Option<Mono> {
-        let killed_at = self.pod.killed_at?;
-        let left = Duration::try_from(killed_at.duration_since(now.wall)).unwrap_or_default();
-        Some(now.mono_of(killed_at).after(left).after(STUCK_AFTER))
+    pub(in crate::core) fn stuck_from(&self, now: Now) -> Option<Monotonic> {
+        let deletion_deadline = self.pod.deletion_deadline?;
+        let left = Duration::try_from(deletion_deadline.duration_since(now.wall)).unwrap_or_default();
+        Some(now.monotonic_of(deletion_deadline).after(left).after(STUCK_AFTER))
     }
 
     /// Returns whether the runner answers.
     pub(in crate::core) fn is_up(&self) -> bool {
-        self.link == Link::Up
+        self.connectivity == Connectivity::Up
     }
 
     /// Returns whether the last report lists the session.
     pub(in crate::core) fn lists(&self, session: &Uid) -> bool {
-        self.state.as_ref().is_some_and(|state| state.session(session).is_some())
+        self.report.as_ref().is_some_and(|report| report.session(session).is_some())
     }
 
     /// Returns whether the runner answers and all its browsers are hot.
     pub(in crate::core) fn is_warm(&self) -> bool {
-        self.is_up() && self.state.as_ref().is_some_and(|state| state.warm)
+        self.is_up() && self.report.as_ref().is_some_and(|report| report.warm)
     }
 
-    /// The free slots of a runner that autoscaling has to keep. `None` if the runner is idle and can be replaced by an
-    /// idle one of `slots` slots. A runner that drains, is spent or does not answer has no free slots.
-    pub(in crate::core) fn kept_capacity(&self, slots: u32) -> Option<u32> {
-        let lost = self.is_terminating() || matches!(self.link, Link::Silent { .. });
-        match self.state.as_ref().filter(|_| !lost) {
-            Some(state) if state.draining || state.spent => Some(0),
-            Some(state) => {
-                let free = state.free.min(slots).saturating_sub(small(self.unlisted().count()));
+    /// The free slots of a runner that autoscaling cannot remove as idle. `None` if the runner is idle and can be replaced
+    /// by an idle one of `slots` slots. Each assigned session that the runner does not list yet takes a slot. A runner that
+    /// drains, is spent or does not answer has no free slots.
+    pub(in crate::core) fn free_slots_unless_idle(&self, slots: u32) -> Option<u32> {
+        let lost = self.is_terminating() || matches!(self.connectivity, Connectivity::Silent { .. });
+        match self.report.as_ref().filter(|_| !lost) {
+            Some(report) if report.draining || report.spent => Some(0),
+            Some(report) => {
+                let free = report.free.min(slots).saturating_sub(saturating_u32(self.unlisted().count()));
                 (free < slots || !self.is_idle()).then_some(free)
             }
             None => (lost || !self.is_idle()).then_some(0),
@@ -384,68 +388,69 @@ impl Runner {
 
     /// Returns whether the runner is terminating and is known to have no session.
     pub(in crate::core) fn is_terminating_idle(&self) -> bool {
-        self.is_terminating() && self.is_idle() && self.state.is_some()
+        self.is_terminating() && self.is_idle() && self.report.is_some()
     }
 
-    /// Returns whether the runner never became warm, or can no longer launch browsers.
+    /// Returns whether the runner never became warm, can no longer launch browsers, or is pending without a report.
     pub(in crate::core) fn is_broken(&self) -> bool {
-        match &self.state {
-            Some(state) => !state.warm && (!self.was_warm || state.launch_error.is_some()),
+        match &self.report {
+            Some(report) => !report.warm && (!self.was_warm || report.launch_error.is_some()),
             None => matches!(self.pod.phase, PodPhase::Pending(_)),
         }
     }
 
     /// Returns whether the runner has served `sessionsPerRunner` sessions.
     pub(in crate::core) fn is_spent(&self) -> bool {
-        self.state.as_ref().is_some_and(|state| state.spent)
+        self.report.as_ref().is_some_and(|report| report.spent)
     }
 
     /// Returns whether the runner launches browsers, or is about to, and so uses CPUs.
     pub(in crate::core) fn is_launching(&self, now: Now) -> bool {
         match self.pod.phase {
             _ if self.is_terminating() => false,
-            PodPhase::Pending(None) => now.mono.since(self.created) < START_TIME,
+            PodPhase::Pending(None) => now.monotonic.since(self.created) < START_TIME,
             PodPhase::Running => !self.has_launched() && self.has_run_for(now) < LAUNCH_TIMEOUT,
             PodPhase::Pending(Some(_)) | PodPhase::Terminated { .. } => false,
         }
     }
 
     /// Returns whether the runner has had neither an assigned session nor a hot browser for [`LAUNCH_TIMEOUT`].
-    /// Invented sessions and former hot browsers make no difference.
+    /// Sessions that only the runner lists do not count, because it can invent them, and neither do hot browsers that it
+    /// had before.
     pub(in crate::core) fn is_overdue(&self, now: Now) -> bool {
         let launches = self.pod.phase == PodPhase::Running && !self.is_terminating() && self.sessions.is_empty();
-        let not_warm_for = self.not_warm_since.map_or(Duration::MAX, |since| now.mono.since(since));
+        let not_warm_for = self.not_warm_since.map_or(Duration::MAX, |since| now.monotonic.since(since));
         launches && !self.has_launched() && self.has_run_for(now).min(not_warm_for) >= LAUNCH_TIMEOUT
     }
 
     fn has_launched(&self) -> bool {
-        self.state.as_ref().is_some_and(|state| state.spent || state.warm)
+        self.report.as_ref().is_some_and(|report| report.spent || report.warm)
     }
 
     fn has_run_for(&self, now: Now) -> Duration {
-        self.running_since.map_or(Duration::ZERO, |since| now.mono.since(since))
+        self.running_since.map_or(Duration::ZERO, |since| now.monotonic.since(since))
     }
 
     /// Returns whether the runner has no session, neither assigned nor reported.
     pub(in crate::core) fn is_idle(&self) -> bool {
-        let lists_none = self.state.as_ref().is_none_or(|state| state.sessions().is_empty());
+        let lists_none = self.report.as_ref().is_none_or(|report| report.sessions().is_empty());
         self.sessions.is_empty() && lists_none && !self.may_have_unknown_sessions()
     }
 
     /// Number of sessions that use a slot, or may use one.
     pub(in crate::core) fn used(&self) -> usize {
-        let listed = self.state.iter().flat_map(Report::sessions);
+        let listed = self.report.iter().flat_map(Report::sessions);
         listed.filter(|session| session.phase != SessionPhase::Ended).count() + self.unlisted().count()
     }
 
     /// The free slots: those that the runner reports, bounded by the slots of its pod and by its list, without the
     /// slots of assigned sessions that it has not reported yet. `None` if it can take no session.
     pub(in crate::core) fn room(&self, slots: u32, display_of: impl Fn(&Uid) -> Option<Display>) -> Option<Room> {
-        if !self.is_up() || self.refused || self.is_terminating() || self.may_have_unknown_sessions() {
+        if !self.is_up() || self.slots_unknown || self.is_terminating() || self.may_have_unknown_sessions() {
             return None;
         }
-        let state = self.state.as_ref().filter(|state| !state.draining)?;
-        let mut room = Room { free: state.free.min(slots).min(state.room_in_list()), hot: state.hot };
+        let report = self.report.as_ref().filter(|report| !report.draining)?;
+        let mut room = Room { free: report.free.min(slots).min(report.room_in_list()), hot: report.hot };
         for session in self.unlisted() {
             room.take(display_of(session).unwrap_or_default());
         }
@@ -453,11 +458,11 @@ impl Runner {
     }
 
     fn unlisted(&self) -> impl Iterator<Item = &Uid> {
-        self.sessions.iter().filter(|uid| self.state.as_ref().is_none_or(|state| state.session(uid).is_none()))
+        self.sessions.iter().filter(|uid| self.report.as_ref().is_none_or(|report| report.session(uid).is_none()))
     }
 }
 
-fn small(count: usize) -> u32 {
+fn saturating_u32(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
@@ -589,7 +594,7 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
 
     fn at(millis: i64) -> Now {
-        Now { mono: Mono(millis), wall: Timestamp::from_millisecond(millis).unwrap() }
+        Now { monotonic: Monotonic(millis), wall: Timestamp::from_millisecond(millis).unwrap() }
     }
 
     fn key(name: &str) -> Key {
@@ -609,7 +614,7 @@ mod tests {
             address: Some([10, 0, 0, 1].into()),
             version: 1,
             created: Timestamp::UNIX_EPOCH,
-            killed_at: None,
+            deletion_deadline: None,
             phase: PodPhase::Running,
         }
     }
@@ -633,32 +638,32 @@ mod tests {
         let mut runner = Runner::new(pod("a", "p", None), at(0));
         assert!(runner.may_have_unknown_sessions() && !runner.is_up());
         let change = |changed, first_warm, becomes_warm| ReportChange { changed, first_warm, becomes_warm };
-        assert_eq!(runner.record_report(&report(1, false), Mono(0)), change(true, false, false));
+        assert_eq!(runner.record_report(&report(1, false), Monotonic(0)), change(true, false, false));
         assert!(!runner.may_have_unknown_sessions() && runner.is_up());
-        assert_eq!(runner.record_report(&report(1, false), Mono(0)), change(false, false, false));
-        assert_eq!(runner.record_report(&report(2, true), Mono(0)), change(true, true, true));
-        assert_eq!(runner.record_report(&report(3, false), Mono(0)), change(true, false, false));
-        assert_eq!(runner.record_report(&report(4, true), Mono(0)), change(true, false, true));
-        runner.mark_silent(Mono(5));
-        runner.mark_silent(Mono(9));
-        assert_eq!(*runner.link(), Link::Silent { since: Mono(5) });
+        assert_eq!(runner.record_report(&report(1, false), Monotonic(0)), change(false, false, false));
+        assert_eq!(runner.record_report(&report(2, true), Monotonic(0)), change(true, true, true));
+        assert_eq!(runner.record_report(&report(3, false), Monotonic(0)), change(true, false, false));
+        assert_eq!(runner.record_report(&report(4, true), Monotonic(0)), change(true, false, true));
+        runner.mark_silent(Monotonic(5));
+        runner.mark_silent(Monotonic(9));
+        assert_eq!(*runner.connectivity(), Connectivity::Silent { since: Monotonic(5) });
         assert_eq!(
-            runner.record_report(&report(4, true), Mono(9)),
+            runner.record_report(&report(4, true), Monotonic(9)),
             change(true, false, false),
             "the runner answers again"
         );
-        runner.mark_refused();
+        runner.mark_slots_unknown();
         assert_eq!(runner.room(2, |_| None), None);
-        assert!(runner.record_report(&report(4, true), Mono(9)).changed, "its free slots are known again");
+        assert!(runner.record_report(&report(4, true), Monotonic(9)).changed, "its free slots are known again");
         assert_eq!(runner.room(2, |_| None).map(|room| room.free), Some(2));
     }
 
     #[test]
     fn deletes_a_pod_once_and_retries_after_a_failure() {
         let mut runner = Runner::new(pod("a", "p", None), at(0));
-        assert!(runner.begin_deletion(Mono(0)) && !runner.begin_deletion(Mono(0)) && runner.is_deleting());
-        runner.deletion_failed(Mono(0));
-        assert!(!runner.is_deleting() && !runner.begin_deletion(Mono(0)));
+        assert!(runner.begin_deletion(Monotonic(0)) && !runner.begin_deletion(Monotonic(0)) && runner.is_deleting());
+        runner.deletion_failed(Monotonic(0));
+        assert!(!runner.is_deleting() && !runner.begin_deletion(Monotonic(0)));
         let retry_at = runner.deletion_retry_at().unwrap();
         assert!(runner.begin_deletion(retry_at));
     }
@@ -666,24 +671,24 @@ mod tests {
     #[test]
     fn records_an_early_exit_as_a_failure_once() {
         let mut early = Runner::new(pod("a", "p", None), at(0));
-        early.record_report(&report(1, true), Mono(0));
-        assert!(early.record_failure(Mono(29_999)) && !early.record_failure(Mono(29_999)));
+        early.record_report(&report(1, true), Monotonic(0));
+        assert!(early.record_failure(Monotonic(29_999)) && !early.record_failure(Monotonic(29_999)));
         let mut late = Runner::new(pod("b", "p", None), at(0));
-        late.record_report(&report(1, true), Mono(0));
-        assert!(!late.record_failure(Mono(30_000)));
-        let killed = RunnerPod { killed_at: Some(Timestamp::UNIX_EPOCH), ..pod("c", "p", None) };
-        assert!(!Runner::new(killed, at(0)).record_failure(Mono(0)), "the pod was deleted");
+        late.record_report(&report(1, true), Monotonic(0));
+        assert!(!late.record_failure(Monotonic(30_000)));
+        let killed = RunnerPod { deletion_deadline: Some(Timestamp::UNIX_EPOCH), ..pod("c", "p", None) };
+        assert!(!Runner::new(killed, at(0)).record_failure(Monotonic(0)), "the pod was deleted");
     }
 
     #[test]
     fn follows_and_annotates_a_runner_once() {
         let mut runner = Runner::new(pod("a", "p", None), at(0));
         assert!(runner.follow().is_some() && runner.follow().is_none());
-        assert_eq!(runner.begin_annotation(None, Mono(0)), None, "no keys are published");
-        assert_eq!(runner.begin_annotation(Some("{}"), Mono(0)), None, "the annotation has these keys");
-        assert!(runner.begin_annotation(Some("new"), Mono(0)).is_some());
-        assert_eq!(runner.begin_annotation(Some("new"), Mono(0)), None, "the write is in flight");
-        runner.annotation_failed(Mono(0));
+        assert_eq!(runner.begin_annotation(None, Monotonic(0)), None, "no keys are published");
+        assert_eq!(runner.begin_annotation(Some("{}"), Monotonic(0)), None, "the annotation has these keys");
+        assert!(runner.begin_annotation(Some("new"), Monotonic(0)).is_some());
+        assert_eq!(runner.begin_annotation(Some("new"), Monotonic(0)), None, "the write is in flight");
+        runner.annotation_failed(Monotonic(0));
         let retry_at = runner.write_retries().next().unwrap();
         assert!(runner.begin_annotation(Some("new"), retry_at).is_some());
     }

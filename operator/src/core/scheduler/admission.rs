@@ -5,10 +5,19 @@ use crate::core::{
     ids::Key,
     pool::state::Pool,
     scheduler::queue::Demand,
-    session::{state::Outcome, status::WaitReason},
+    session::{state::SessionEnd, status::WaitReason},
 };
 use camofleet_crds::{conditions::session as reasons, queue::Arrival, v1alpha1::EngineName};
 use std::collections::BTreeSet;
+
+/// Whether a session without a slot waits, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::core) enum WaitDecision {
+    /// The session waits for this reason.
+    Wait(WaitReason),
+    /// The session ends, because waiting would not help.
+    Refuse(SessionEnd),
+}
 
 /// Why a pool does not accept a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,16 +37,16 @@ pub(in crate::core) enum Rejection {
 }
 
 impl Rejection {
-    /// Explains the rejection for the status of a session that names the pool. `Ok`: the session waits until the pool
-    /// is changed. `Err`: the session is refused because it exceeds a limit of the pool.
-    pub(in crate::core) fn explain(self, demand: &Demand, pool: &Key) -> Result<WaitReason, Outcome> {
+    /// Explains the rejection for the status of a session that names the pool. The session waits until the pool is
+    /// changed, or is refused because it exceeds a limit of the pool.
+    pub(in crate::core) fn explain(self, demand: &Demand, pool: &Key) -> WaitDecision {
         let (name, namespace, tenant) = (&pool.name, &demand.namespace, &demand.tenant);
         match self {
-            Self::Deleted => Ok(WaitReason::new(
+            Self::Deleted => WaitDecision::Wait(WaitReason::new(
                 reasons::NO_MATCHING_POOL,
                 format!("WorkerPool {name} is being deleted; create the session with another `poolRef`"),
             )),
-            Self::Namespace => Ok(WaitReason::new(
+            Self::Namespace => WaitDecision::Wait(WaitReason::new(
                 reasons::NOT_ALLOWED,
                 format!(
                     "there is no WorkerPool {name} in namespace {} that allows sessions of namespace {namespace}; add \
@@ -45,21 +54,21 @@ impl Rejection {
                     pool.namespace
                 ),
             )),
-            Self::Tenant => Ok(WaitReason::new(
+            Self::Tenant => WaitDecision::Wait(WaitReason::new(
                 reasons::NOT_ALLOWED,
                 format!(
                     "`limits.allowedTenants` of WorkerPool {name} does not list tenant {tenant}; add it, or create \
                      the session without `tenant`"
                 ),
             )),
-            Self::Engine(engine) => Ok(WaitReason::new(
+            Self::Engine(engine) => WaitDecision::Wait(WaitReason::new(
                 reasons::NO_MATCHING_POOL,
                 format!(
                     "WorkerPool {name} does not run {engine:?}; create the session with another `poolRef` or \
                      without `engine`"
                 ),
             )),
-            Self::Priority { max } => Err(Outcome {
+            Self::Priority { max } => WaitDecision::Refuse(SessionEnd {
                 reason: reasons::PRIORITY_TOO_HIGH,
                 message: format!(
                     "priority {} is above {max}, `limits.maxPriority` of WorkerPool {name}; create the session with a \
@@ -67,7 +76,7 @@ impl Rejection {
                     demand.priority.0
                 ),
             }),
-            Self::Lifetime { max } => Err(Outcome {
+            Self::Lifetime { max } => WaitDecision::Refuse(SessionEnd {
                 reason: reasons::LIFETIME_TOO_LONG,
                 message: format!(
                     "maxLifetimeSeconds {} is above {max}, `limits.maxLifetimeSeconds` of WorkerPool {name}; create \
@@ -130,7 +139,7 @@ impl Core {
 
     /// Refuses a session if the queue of every pool that accepts it is full. Sessions that were admitted or arrived
     /// earlier count.
-    pub(in crate::core) fn queue_overflow(&self, demand: &Demand, arrival: &Arrival) -> Option<Outcome> {
+    pub(in crate::core) fn queue_overflow(&self, demand: &Demand, arrival: &Arrival) -> Option<SessionEnd> {
         let mut full = None;
         for (key, pool) in self.pools_for(demand) {
             let max = usize::try_from(pool.object().spec.limits.max_queued?).unwrap_or_default();
@@ -141,7 +150,7 @@ impl Core {
             }
             full = Some((key, max));
         }
-        full.map(|(key, max)| Outcome {
+        full.map(|(key, max)| SessionEnd {
             reason: reasons::QUEUE_FULL,
             message: format!(
                 "{max} sessions already wait for WorkerPool {}, which is its `limits.maxQueued`; create the session \

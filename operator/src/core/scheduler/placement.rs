@@ -7,9 +7,12 @@ use crate::core::{
     pool::state::Pool,
     retry::RetryState,
     runner::state::Room,
-    scheduler::{admission::Rejection, queue::Demand},
+    scheduler::{
+        admission::{Rejection, WaitDecision},
+        queue::Demand,
+    },
     session::{
-        state::{Outcome, Session, Stage},
+        state::{Session, Stage},
         status::WaitReason,
     },
 };
@@ -57,7 +60,7 @@ impl<'a> OpenPool<'a> {
             && self.runners.iter().any(|runner| runner.serves(demand.engine))
     }
 
-    fn turn<'b>(&self, demand: &Demand, arrival: &'b Arrival) -> QueueRank<'b> {
+    fn rank<'b>(&self, demand: &Demand, arrival: &'b Arrival) -> QueueRank<'b> {
         QueueRank::new(self.pool, demand.priority.0, &demand.tenant, self.running_of(&demand.tenant), arrival)
     }
 
@@ -105,7 +108,7 @@ struct Lane<'a> {
 }
 
 impl Core {
-    /// Assigns free slots to waiting sessions in order of their turns. A session that cannot be placed does not block
+    /// Assigns free slots to waiting sessions in order of their ranks. A session that cannot be placed does not block
     /// others.
     pub(in crate::core) fn schedule(&mut self) {
         if !self.may_schedule() || self.sessions.queue().is_empty() {
@@ -120,7 +123,7 @@ impl Core {
                 priority: session.object().spec.priority,
                 waited: session.since_seen(self.outbox.now()),
             }));
-            let since = self.outbox.mono();
+            let since = self.outbox.monotonic();
             if let Some(session) = self.sessions.get_mut(&uid) {
                 // If the runner refuses the session, it may wait again even if the queue is full.
                 session.admit();
@@ -144,20 +147,20 @@ impl Core {
                 lane.pools.retain(|key| open.get(key).is_some_and(|open| open.has_room_for(lane.demand)));
             }
             lanes.retain_mut(|lane| !lane.pools.is_empty() && lane.waiting.peek().is_some());
-            let turns = lanes.iter_mut().enumerate().filter_map(|(at, lane)| {
+            let ranks = lanes.iter_mut().enumerate().filter_map(|(at, lane)| {
                 let arrival = *lane.waiting.peek()?;
-                let turn = lane.pools.iter().map(|key| open[key].turn(lane.demand, arrival)).min()?;
-                Some((turn, at))
+                let rank = lane.pools.iter().map(|key| open[key].rank(lane.demand, arrival)).min()?;
+                Some((rank, at))
             });
-            let Some((_, at)) = turns.min() else { return assignments };
+            let Some((_, at)) = ranks.min() else { return assignments };
             let Some(arrival) = lanes[at].waiting.peek().copied() else { return assignments };
-            // Skip pools where another session has an earlier turn, even if they rank higher.
+            // Skip pools where another session has a better rank in the queue, even if they score higher.
             let (demand, pools) = (lanes[at].demand, lanes[at].pools.clone());
             let is_first = |key: &Key, others: &mut [Lane]| {
-                let turn = open[key].turn(demand, arrival);
+                let rank = open[key].rank(demand, arrival);
                 !others.iter_mut().any(|lane| {
                     let competes = lane.pools.contains(&key);
-                    competes && lane.waiting.peek().is_some_and(|other| open[key].turn(lane.demand, other) < turn)
+                    competes && lane.waiting.peek().is_some_and(|other| open[key].rank(lane.demand, other) < rank)
                 })
             };
             let first: Vec<_> = pools.into_iter().filter(|key| is_first(key, &mut lanes)).collect();
@@ -214,19 +217,19 @@ impl Core {
         open
     }
 
-    /// Why a session has no slot. `Err` if it is refused.
-    pub(in crate::core) fn wait_reason(&self, session: &Session) -> Result<WaitReason, Outcome> {
+    /// Decides whether a session without a slot waits, and explains why.
+    pub(in crate::core) fn wait_decision(&self, session: &Session) -> WaitDecision {
         let demand = Demand::of(session.object());
-        let Some(key) = &demand.pool else { return Ok(self.no_pool_serves(&demand)) };
-        let (name, at) = (&key.name, &key.namespace);
+        let Some(key) = &demand.pool else { return WaitDecision::Wait(self.no_pool_serves(&demand)) };
+        let (name, namespace) = (&key.name, &key.namespace);
         let Some(pool) = self.pools.get(key) else {
             // The status must not reveal which pools exist in other namespaces.
-            return if *at == demand.namespace {
+            return if *namespace == demand.namespace {
                 let message = format!(
-                    "there is no WorkerPool {name} in namespace {at}; create it, or create the session with another \
+                    "there is no WorkerPool {name} in namespace {namespace}; create it, or create the session with another \
                      `poolRef`"
                 );
-                Ok(WaitReason::new(reasons::NO_MATCHING_POOL, message))
+                WaitDecision::Wait(WaitReason::new(reasons::NO_MATCHING_POOL, message))
             } else {
                 Rejection::Namespace.explain(&demand, key)
             };
@@ -234,7 +237,7 @@ impl Core {
         if let Some(rejection) = self.rejection(pool, &demand) {
             return rejection.explain(&demand, key);
         }
-        Ok(no_capacity_reason(pool, &demand))
+        WaitDecision::Wait(no_capacity_reason(pool, &demand))
     }
 
     fn no_pool_serves(&self, demand: &Demand) -> WaitReason {
@@ -253,8 +256,8 @@ impl Core {
                 let own = self.pools.iter().filter(|(key, _)| key.namespace == *namespace);
                 let mut rejections = own.filter_map(|(key, pool)| Some((self.rejection(pool, demand)?, key)));
                 let message = rejections.next().map(|(rejection, key)| match rejection.explain(demand, key) {
-                    Ok(wait) => wait.message,
-                    Err(outcome) => outcome.message,
+                    WaitDecision::Wait(wait) => wait.message,
+                    WaitDecision::Refuse(end) => end.message,
                 });
                 WaitReason::new(
                     reasons::NO_MATCHING_POOL,
@@ -292,7 +295,10 @@ fn limit_reached(pool: &WorkerPool, running: u32, of_tenant: u32, tenant: &str) 
     if let Some(max) = reached(limits.max_sessions, running) {
         return Some(WaitReason::new(
             reasons::POOL_LIMIT_REACHED,
-            format!("WorkerPool {name} has {max} sessions, which is its `limits.maxSessions`"),
+            format!(
+                "WorkerPool {name} has {max} sessions, which is its `limits.maxSessions`; delete one, or \
+                 wait until one ends"
+            ),
         ));
     }
     reached(limits.max_sessions_per_tenant, of_tenant).map(|max| {

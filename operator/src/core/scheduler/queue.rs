@@ -10,7 +10,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-/// The properties of a session that decide which pools and runners can serve it, and its turn apart from its arrival.
+/// The properties of a session that decide which pools and runners can serve it, and its rank in the
+/// queue apart from its arrival.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::core) struct Demand {
     pub(in crate::core) priority: Reverse<i32>,

@@ -3,11 +3,11 @@
 use crate::core::{
     coordinator::Core,
     ids::{Key, Uid, version},
-    messages::{BindFailure, Effect, Observation, ReadFailure, WriteFailure},
+    messages::{BindFailure, Effect, EventType, Observation, ReadFailure, WriteFailure},
     outbox::Subject,
     retry::RetryState,
     runner::{report, state::Runner},
-    session::state::{Bound, Outcome, SessionReport, Stage},
+    session::state::{Bound, SessionEnd, SessionReport, Stage},
     status_write::observe_pruned,
 };
 use camofleet_crds::{
@@ -47,12 +47,12 @@ impl Core {
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Refused)) if runner == *pod => {
                 if let Some(runner) = self.runners.get_mut(pod) {
-                    runner.mark_refused();
+                    runner.mark_slots_unknown();
                 }
                 self.set_stage(uid, Stage::Waiting);
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Invalid(message))) if runner == *pod => {
-                self.set_stage(uid, Stage::Ended(Outcome { reason: reasons::LAUNCH_FAILED, message }));
+                self.set_stage(uid, Stage::Ended(SessionEnd { reason: reasons::LAUNCH_FAILED, message }));
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Unknown(_))) if runner == *pod => self.call_failed(uid),
             // The call sent new timeouts for a session that the runner already has.
@@ -74,7 +74,7 @@ impl Core {
 
     fn finish_if_ended(&mut self, uid: &Uid, answer: &BindResponse) {
         if answer.session.phase == SessionPhase::Ended {
-            self.set_stage(uid, Stage::Ended(Outcome::reported(answer.session.end.as_ref())));
+            self.set_stage(uid, Stage::Ended(SessionEnd::reported(answer.session.end.as_ref())));
         }
     }
 
@@ -90,7 +90,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(uid) else { return };
         match answer {
             Ok(object) => {
-                let fields = session.write_landed(uid, object.status.as_ref(), self.outbox.mono());
+                let fields = session.write_accepted(uid, object.status.as_ref(), self.outbox.monotonic());
                 self.outbox.send_all(observe_pruned("BrowserSession", session.key(), fields));
                 // The watch may have delivered this version or a later one already.
                 if version(object.as_ref()) >= version(session.object().as_ref()) {
@@ -98,10 +98,10 @@ impl Core {
                 }
                 self.announce_changes(uid, decided_on, &object);
                 self.adopt_published_stage(uid);
-                self.end_copies(uid);
+                self.end_duplicates(uid);
                 let known = matches!(self.sessions[uid].stage(), Stage::Finished { .. });
                 if object.state() == SessionState::Finished && !known {
-                    self.set_stage(uid, Stage::Finished { at: self.outbox.mono(), delete: RetryState::Idle });
+                    self.set_stage(uid, Stage::Finished { at: self.outbox.monotonic(), delete: RetryState::Idle });
                     self.end_wherever_listed(uid);
                 }
             }
@@ -111,7 +111,7 @@ impl Core {
                 self.outbox.send(Effect::ReadSession { key, session: uid.clone() });
             }
             Err(failure @ (WriteFailure::Refused(_) | WriteFailure::Transient(_))) => {
-                session.write_failed(uid, &failure, self.outbox.mono());
+                session.write_failed(uid, &failure, self.outbox.monotonic());
             }
         }
         self.outbox.enqueue(Subject::Session(uid.clone()));
@@ -144,7 +144,7 @@ impl Core {
             Ok(None) => return self.session_gone(uid),
             // Repeat the write. It meets the same conflict unless the watch delivers the newer object first.
             Err(ReadFailure::Refused | ReadFailure::Transient) => {
-                session.write_failed(uid, &WriteFailure::Conflict, self.outbox.mono());
+                session.write_failed(uid, &WriteFailure::Conflict, self.outbox.monotonic());
             }
         }
         self.outbox.enqueue(Subject::Session(uid.clone()));
@@ -157,12 +157,12 @@ impl Core {
         match answer {
             // Only the watch adds sessions. This answer may arrive before a list that is older than the object, or
             // after the deletion of the object.
-            Ok(Some(_)) | Err(ReadFailure::Transient) => self.orphans.lookup_failed(uid, self.outbox.mono()),
+            Ok(Some(_)) | Err(ReadFailure::Transient) => self.orphans.lookup_failed(uid, self.outbox.monotonic()),
             // The operator cannot find out whether the session exists, so it leaves the session alone.
             Err(ReadFailure::Refused) => self.orphans.lookup_refused(uid),
             Ok(None) => {
                 self.orphans.remove(uid);
-                self.tombstones.insert(uid, self.outbox.mono());
+                self.tombstones.insert(uid, self.outbox.monotonic());
                 self.end_wherever_listed(uid);
             }
         }
@@ -179,11 +179,11 @@ impl Core {
             session.call_settled();
         } else {
             // Repeat the read until the watch delivers the pod or the pod is gone.
-            session.call_failed(uid, self.outbox.mono());
+            session.call_failed(uid, self.outbox.monotonic());
         }
         if answer == Ok(false) && !known {
             let message = "the runner's pod was deleted while no operator was running".to_owned();
-            self.set_stage(uid, Stage::Ended(Outcome { reason: reasons::RUNNER_LOST, message }));
+            self.set_stage(uid, Stage::Ended(SessionEnd { reason: reasons::RUNNER_LOST, message }));
         }
         self.outbox.enqueue(Subject::Session(uid.clone()));
     }
@@ -215,7 +215,7 @@ impl Core {
                 let is_failure = type_ == FINISHED && conditions::is_true(&after, conditions::STALLED);
                 self.outbox.send(Effect::PublishEvent {
                     session: object.clone(),
-                    normal: !is_failure,
+                    type_: if is_failure { EventType::Warning } else { EventType::Normal },
                     // The event's reason names what happened: Scheduled, Ready, or why the session finished.
                     reason: if type_ == FINISHED { condition.reason.clone() } else { type_.to_owned() },
                     note: if condition.message.is_empty() {
@@ -251,7 +251,7 @@ impl Core {
 
     /// Looks up an orphan at the API server if the lookup is due and its runner has a lookup left.
     pub(in crate::core) fn look_up_orphan(&mut self, uid: &Uid) {
-        let now = self.outbox.mono();
+        let now = self.outbox.monotonic();
         let Some((runner, due)) = self.orphans.due(uid) else { return };
         let take_lookup = |runner: &mut Runner| runner.take_lookup(now);
         let next = if due > now {
@@ -264,6 +264,6 @@ impl Core {
         } else {
             now.after(LOOKUP_RETRY)
         };
-        self.outbox.requeue_at(Subject::Orphan(uid.clone()), Some(next));
+        self.outbox.set_timer(Subject::Orphan(uid.clone()), Some(next));
     }
 }

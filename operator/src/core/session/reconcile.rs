@@ -6,14 +6,18 @@ use crate::core::{
     ids::{Key, Uid, version},
     messages::{Effect, Observation},
     outbox::Subject,
+    pool::state::CountChange,
     retry::RetryState,
     runner::{
         report::Report,
-        state::{Link, PUBLISH_UNREACHABLE_AFTER},
+        state::{Connectivity, PUBLISH_UNREACHABLE_AFTER},
     },
-    scheduler::{admission::Rejection, queue::Demand},
+    scheduler::{
+        admission::{Rejection, WaitDecision},
+        queue::Demand,
+    },
     session::{
-        state::{Bound, Outcome, Session, SessionReport, Stage},
+        state::{Bound, Session, SessionEnd, SessionReport, Stage},
         status::{self, Location, WaitReason},
     },
 };
@@ -95,7 +99,7 @@ impl Core {
         let own = session.runner().cloned();
         self.set_stage(uid, published);
         if let Some(own) = own {
-            self.end_copy(&own, uid);
+            self.end_duplicate(&own, uid);
         }
     }
 
@@ -106,7 +110,7 @@ impl Core {
             self.outbox.enqueue(Subject::Queue);
         }
         if change.is_waiting || change.was_waiting {
-            self.demand_changed(&Demand::of(&change.object));
+            self.enqueue_pools_for(&Demand::of(&change.object));
         }
         if change.left != change.entered {
             if let Some(runner) = change.left {
@@ -123,23 +127,24 @@ impl Core {
     pub(in crate::core) fn assign(&mut self, session: &BrowserSession, pod: &Uid) {
         let Some(uid) = &session.metadata.uid else { return };
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        let changed = runner.assign(uid);
-        self.count_for_tenant(session, pod, changed, true);
+        let change = runner.assign(uid).then_some(CountChange::Added);
+        self.count_for_tenant(session, pod, change);
     }
 
     /// Removes a session from a runner and from its tenant's count.
     pub(in crate::core) fn unassign(&mut self, session: &BrowserSession, pod: &Uid) {
         let Some(uid) = &session.metadata.uid else { return };
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        let changed = runner.unassign(uid);
-        self.count_for_tenant(session, pod, changed, false);
+        let change = runner.unassign(uid).then_some(CountChange::Removed);
+        self.count_for_tenant(session, pod, change);
     }
 
-    fn count_for_tenant(&mut self, session: &BrowserSession, pod: &Uid, changed: bool, more: bool) {
+    fn count_for_tenant(&mut self, session: &BrowserSession, pod: &Uid, change: Option<CountChange>) {
         let pod = self.runners[pod].pod();
         let key = &pod.pool.0;
-        if let Some(pool) = self.pools.get_mut(key).filter(|pool| changed && pod.belongs_to(pool.object())) {
-            pool.count(session.tenant(), more);
+        let pool = self.pools.get_mut(key).filter(|pool| pod.belongs_to(pool.object()));
+        if let (Some(pool), Some(change)) = (pool, change) {
+            pool.count(session.tenant(), change);
         }
         self.outbox.enqueue(Subject::Runner(pod.uid.clone()));
         self.outbox.enqueue(Subject::Pool(key.clone()));
@@ -149,15 +154,15 @@ impl Core {
         let Some(session) = self.sessions.remove(uid) else { return };
         self.observe_deletion(&session);
         if session.is_waiting() {
-            self.demand_changed(&Demand::of(session.object()));
+            self.enqueue_pools_for(&Demand::of(session.object()));
         }
-        self.tombstones.insert(uid, self.outbox.mono());
+        self.tombstones.insert(uid, self.outbox.monotonic());
         if let Some(pod) = session.runner() {
             self.unassign(session.object(), pod);
             self.send_end(pod, uid);
         }
         self.end_wherever_listed(uid);
-        self.outbox.requeue_at(Subject::Session(uid.clone()), None);
+        self.outbox.clear_timer(&Subject::Session(uid.clone()));
         self.outbox.enqueue(Subject::Queue);
     }
 
@@ -165,7 +170,7 @@ impl Core {
     fn observe_deletion(&mut self, session: &Session) {
         let reason = match session.stage() {
             Stage::Finished { .. } => return,
-            Stage::Ended(outcome) => outcome.reason,
+            Stage::Ended(end) => end.reason,
             Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) => DELETED,
         };
         if self.term.is_some() {
@@ -180,7 +185,7 @@ impl Core {
         let Some(entry) = state.session(uid) else { return };
         let Some(session) = self.sessions.get(uid) else {
             let unknown = !self.tombstones.contains(uid);
-            if unknown && self.term.is_some() && self.orphans.insert(pod, entry, self.outbox.mono()) {
+            if unknown && self.term.is_some() && self.orphans.insert(pod, entry, self.outbox.monotonic()) {
                 self.outbox.enqueue(Subject::Orphan(uid.clone()));
             }
             return;
@@ -188,10 +193,10 @@ impl Core {
         match session.stage() {
             // The session ended before it was published.
             Stage::Waiting if entry.phase == SessionPhase::Ended && self.may_be_bound_to(pod, session) => {
-                self.set_stage(uid, Stage::Ended(Outcome::reported(entry.end.as_ref())));
+                self.set_stage(uid, Stage::Ended(SessionEnd::reported(entry.end.as_ref())));
             }
             Stage::Binding { runner, .. } if runner == pod && entry.phase == SessionPhase::Ended => {
-                self.set_stage(uid, Stage::Ended(Outcome::reported(entry.end.as_ref())));
+                self.set_stage(uid, Stage::Ended(SessionEnd::reported(entry.end.as_ref())));
             }
             Stage::Waiting if self.may_be_bound_to(pod, session) => {
                 self.set_bound(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
@@ -203,8 +208,8 @@ impl Core {
             }
             Stage::Bound(bound) if bound.runner == *pod => {
                 if entry.phase == SessionPhase::Ended {
-                    let outcome = Outcome::reported(entry.end.as_ref());
-                    self.set_stage(uid, Stage::Ended(outcome));
+                    let end = SessionEnd::reported(entry.end.as_ref());
+                    self.set_stage(uid, Stage::Ended(end));
                 } else {
                     let report = SessionReport::listed(entry, state);
                     if bound.report.as_ref() != Some(&report) {
@@ -245,11 +250,16 @@ impl Core {
             Stage::Waiting | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => (None, 0),
         };
         if let Some(since) = since {
-            self.outbox.send(Effect::Observe(Observation::Bound { took: self.outbox.mono().since(since) }));
+            self.outbox.send(Effect::Observe(Observation::Bound { took: self.outbox.monotonic().since(since) }));
         }
-        let listed_from = Some((boot_id.to_owned(), generation));
-        let bound =
-            Bound { runner: pod.clone(), report: Some(report), listed_from, sent_generation, call: RetryState::Idle };
+        let first_report_that_must_list = Some((boot_id.to_owned(), generation));
+        let bound = Bound {
+            runner: pod.clone(),
+            report: Some(report),
+            first_report_that_must_list,
+            sent_generation,
+            call: RetryState::Idle,
+        };
         self.set_stage(uid, Stage::Bound(bound));
     }
 
@@ -261,13 +271,13 @@ impl Core {
         self.start_due_call(uid);
         let wait = self.reconcile_waiting(uid);
         self.publish(uid, wait.as_ref());
-        let timer = self.next_timer(uid);
-        self.outbox.requeue_at(Subject::Session(uid.clone()), timer);
+        let timer = self.next_session_timer(uid);
+        self.outbox.set_timer(Subject::Session(uid.clone()), timer);
     }
 
     /// Starts the call that the stage needs: to the runner, or the deletion of the object.
     fn start_due_call(&mut self, uid: &Uid) {
-        let now = self.outbox.mono();
+        let now = self.outbox.monotonic();
         let session = &self.sessions[uid];
         let generation = session.generation();
         match session.stage().clone() {
@@ -288,8 +298,8 @@ impl Core {
             Stage::Bound(bound) if !self.runners.contains(&bound.runner) && bound.call.may_start(now) => {
                 let published = session.object().status.as_ref().and_then(|status| status.runner.as_ref());
                 let Some(name) = published.map(|runner| runner.name.clone()) else { return };
-                let elsewhere = session.object().status.as_ref().and_then(|status| status.pool_namespace.clone());
-                let key = Key { namespace: elsewhere.unwrap_or_else(|| session.key().namespace), name };
+                let pool_namespace = session.object().status.as_ref().and_then(|status| status.pool_namespace.clone());
+                let key = Key { namespace: pool_namespace.unwrap_or_else(|| session.key().namespace), name };
                 self.outbox.send(Effect::ReadPod { key, pod: bound.runner, session: uid.clone() });
                 self.call_started(uid);
             }
@@ -310,12 +320,12 @@ impl Core {
 
     pub(in crate::core) fn call_failed(&mut self, uid: &Uid) {
         if let Some(session) = self.sessions.get_mut(uid) {
-            session.call_failed(uid, self.outbox.mono());
+            session.call_failed(uid, self.outbox.monotonic());
         }
         self.outbox.enqueue(Subject::Session(uid.clone()));
     }
 
-    fn send_bind(&mut self, pod: &Uid, uid: &Uid, starts: bool) -> bool {
+    fn send_bind(&mut self, pod: &Uid, uid: &Uid, is_new: bool) -> bool {
         let Some(runner) = self.runners.get(pod) else { return false };
         let Some(address) = runner.pod().address else { return false };
         let session = &self.sessions[uid];
@@ -325,7 +335,8 @@ impl Core {
             Some(pool) => session.request(pool.object()),
             None => session.request(&WorkerPool::new("", WorkerPoolSpec::default())),
         };
-        self.outbox.send(Effect::Bind { session: uid.clone(), pod: pod.clone(), address, request, starts });
+        let key = runner.pod().key.clone();
+        self.outbox.send(Effect::Bind { session: uid.clone(), pod: pod.clone(), key, address, request, is_new });
         true
     }
 
@@ -349,36 +360,39 @@ impl Core {
                 }
                 wait
             }
-            Err(outcome) => {
-                self.set_stage(uid, Stage::Ended(outcome));
+            Err(end) => {
+                self.set_stage(uid, Stage::Ended(end));
                 None
             }
         }
     }
 
-    fn evaluate_wait(&self, session: &Session) -> Result<Option<WaitReason>, Outcome> {
-        let wait = self.wait_reason(session)?;
+    fn evaluate_wait(&self, session: &Session) -> Result<Option<WaitReason>, SessionEnd> {
+        let wait = match self.wait_decision(session) {
+            WaitDecision::Wait(wait) => wait,
+            WaitDecision::Refuse(end) => return Err(end),
+        };
         let queue_overflow = || self.queue_overflow(&Demand::of(session.object()), &Arrival::of(session.object()));
-        if let Some(outcome) = (!session.is_admitted()).then(queue_overflow).flatten() {
-            return Err(outcome);
+        if let Some(end) = (!session.is_admitted()).then(queue_overflow).flatten() {
+            return Err(end);
         }
-        let waited = self.outbox.mono().since(session.created());
+        let waited = self.outbox.monotonic().since(session.created());
         let limit = seconds(session.object().spec.queue_timeout_seconds);
         if waited >= limit {
-            let message = format!("no slot within {} s: {}", limit.as_secs(), wait.message);
-            return Err(Outcome { reason: reasons::QUEUE_TIMEOUT, message });
+            let message = format!("the session got no slot within {} s: {}", limit.as_secs(), wait.message);
+            return Err(SessionEnd { reason: reasons::QUEUE_TIMEOUT, message });
         }
-        Ok((self.outbox.mono() >= session.publish_queued_at()).then_some(wait))
+        Ok((self.outbox.monotonic() >= session.publish_queued_at()).then_some(wait))
     }
 
-    fn next_timer(&self, uid: &Uid) -> Option<crate::core::Mono> {
+    fn next_session_timer(&self, uid: &Uid) -> Option<crate::core::Monotonic> {
         let session = &self.sessions[uid];
         let stage = match session.stage() {
             Stage::Waiting => {
                 let limit = seconds(session.object().spec.queue_timeout_seconds);
                 let (publish_at, timeout) = (session.publish_queued_at(), session.created().after(limit));
-                let reevaluate_at = self.outbox.mono().after(REEVALUATION_INTERVAL);
-                let next = if publish_at > self.outbox.mono() { publish_at } else { reevaluate_at };
+                let reevaluate_at = self.outbox.monotonic().after(REEVALUATION_INTERVAL);
+                let next = if publish_at > self.outbox.monotonic() { publish_at } else { reevaluate_at };
                 // No session times out before scheduling starts. `start_scheduling` enqueues the waiting sessions then.
                 self.may_schedule().then_some(next.min(timeout))
             }
@@ -391,29 +405,29 @@ impl Core {
             },
         };
         // Everything due now is done. An earlier time would only cause an idle step, and hide a later one.
-        stage.into_iter().chain(session.write().retry_at()).filter(|at| *at > self.outbox.mono()).min()
+        stage.into_iter().chain(session.write().retry_at()).filter(|at| *at > self.outbox.monotonic()).min()
     }
 
     /// Writes the status if it differs from the desired one.
     fn publish(&mut self, uid: &Uid, wait: Option<&WaitReason>) {
         let session = &self.sessions[uid];
-        if session.write().is_blocked(self.outbox.mono()) {
+        if session.write().is_blocked(self.outbox.monotonic()) {
             return;
         }
         let location = session.runner().and_then(|runner| self.runners.get(runner)).map(|runner| Location {
             pool: &runner.pod().pool.0,
             runner: &runner.pod().key,
             address: runner.pod().address,
-            reachable: match *runner.link() {
-                Link::Up | Link::Unknown => true,
-                Link::Silent { since } => self.outbox.mono().since(since) < PUBLISH_UNREACHABLE_AFTER,
+            reachable: match *runner.connectivity() {
+                Connectivity::Up | Connectivity::Unknown => true,
+                Connectivity::Silent { since } => self.outbox.monotonic().since(since) < PUBLISH_UNREACHABLE_AFTER,
             },
             spec: self.pool_of(runner).map(|pool| pool.object().as_ref()),
         });
         let desired =
             status::of_session(session, location.as_ref(), wait, &self.installation.public_url, self.outbox.now());
         let stored = session.object().status.as_ref();
-        let Some(desired) = desired.filter(|desired| session.write().is_due(stored, desired, self.outbox.mono()))
+        let Some(desired) = desired.filter(|desired| session.write().is_due(stored, desired, self.outbox.monotonic()))
         else {
             return;
         };

@@ -11,7 +11,7 @@
 //! another runner.
 
 use crate::core::{
-    clock::{Interval, Mono, Now},
+    clock::{Interval, Monotonic, Now},
     ids::{Key, Uid},
     messages::WriteFailure,
     retry::RetryState,
@@ -35,13 +35,13 @@ const PUBLISH_QUEUED_AFTER: Duration = Duration::from_millis(250);
 pub(in crate::core) struct Session {
     object: Arc<BrowserSession>,
     stage: Stage,
-    created: Mono,
+    created: Monotonic,
     /// When this process first saw the session, if it had no status then. Latency is measured from here.
     seen: Option<Now>,
     write: StatusWrite<BrowserSessionStatus>,
     /// A status that names the runner is being written, or may have been stored although the write failed.
     publishing: bool,
-    /// The session was let into the queue and may keep waiting.
+    /// The session passed admission, so it may wait even if `limits.maxQueued` is exceeded.
     admitted: bool,
 }
 
@@ -50,13 +50,13 @@ pub(in crate::core) enum Stage {
     /// The session has no slot.
     Waiting,
     /// A slot is assigned. The runner has not confirmed that it took the session.
-    Binding { runner: Uid, since: Mono, call: RetryState },
+    Binding { runner: Uid, since: Monotonic, call: RetryState },
     /// The runner has the session, or the status says so.
     Bound(Bound),
     /// The session has ended. `Finished` is not published yet.
-    Ended(Outcome),
+    Ended(SessionEnd),
     /// `Finished` is published.
-    Finished { at: Mono, delete: RetryState },
+    Finished { at: Monotonic, delete: RetryState },
 }
 
 #[derive(Clone, Debug)]
@@ -64,18 +64,18 @@ pub(in crate::core) struct Bound {
     pub(in crate::core) runner: Uid,
     /// `None` after a restart of the operator, until the runner reports the session that the status names.
     pub(in crate::core) report: Option<SessionReport>,
-    /// Boot id and generation of the first report that lists the session. Its absence from an older report means
-    /// nothing. `None`: its absence from any report counts.
-    pub(in crate::core) listed_from: Option<(String, u64)>,
+    /// Boot id and generation of the first report that must list the session. An older report of the same process may
+    /// have been made before the session was bound. `None`: every report must list the session.
+    pub(in crate::core) first_report_that_must_list: Option<(String, u64)>,
     /// Generation of the spec that was sent to the runner. 0 for an adopted session until its timeouts are sent again.
     pub(in crate::core) sent_generation: i64,
     pub(in crate::core) call: RetryState,
 }
 
 impl Bound {
-    /// Returns whether the session is lost when `state` does not list it.
-    pub(in crate::core) fn is_missed_by(&self, state: &Report) -> bool {
-        self.listed_from
+    /// Returns whether the report must list the session. If it does not, the runner has lost the session.
+    pub(in crate::core) fn must_be_listed_in(&self, state: &Report) -> bool {
+        self.first_report_that_must_list
             .as_ref()
             .is_none_or(|(boot_id, generation)| *boot_id != state.boot_id || *generation <= state.generation)
     }
@@ -118,12 +118,12 @@ impl SessionReport {
 
 /// Why a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::core) struct Outcome {
+pub(in crate::core) struct SessionEnd {
     pub(in crate::core) reason: &'static str,
     pub(in crate::core) message: String,
 }
 
-impl Outcome {
+impl SessionEnd {
     pub(in crate::core) fn reported(end: Option<&camofleet_runner_api::End>) -> Self {
         let Some(end) = end else {
             return Self {
@@ -152,7 +152,8 @@ impl Outcome {
 impl Session {
     /// Creates a session without a slot. The caller applies [`Session::published_stage`].
     fn new(object: Arc<BrowserSession>, now: Now) -> Self {
-        let created = object.metadata.creation_timestamp.as_ref().map_or(now.mono, |time| now.mono_of(time.0));
+        let created =
+            object.metadata.creation_timestamp.as_ref().map_or(now.monotonic, |time| now.monotonic_of(time.0));
         Self {
             seen: object.status.is_none().then_some(now),
             admitted: object.status.is_some(),
@@ -173,7 +174,7 @@ impl Session {
     }
 
     /// Creation time of the object, on the monotonic clock.
-    pub(in crate::core) fn created(&self) -> Mono {
+    pub(in crate::core) fn created(&self) -> Monotonic {
         self.created
     }
 
@@ -186,7 +187,7 @@ impl Session {
         self.admitted
     }
 
-    /// Lets the session wait from now on, even if `limits.maxQueued` is exceeded.
+    /// Records that the session passed admission.
     pub(in crate::core) fn admit(&mut self) {
         self.admitted = true;
     }
@@ -197,17 +198,17 @@ impl Session {
     }
 
     /// Records that the write was accepted. Returns the fields whose stored value differs from the one that was sent.
-    pub(in crate::core) fn write_landed(
+    pub(in crate::core) fn write_accepted(
         &mut self,
         uid: &Uid,
         stored: Option<&BrowserSessionStatus>,
-        now: Mono,
+        now: Monotonic,
     ) -> Vec<String> {
         self.publishing = false;
-        self.write.landed(stored, uid, now)
+        self.write.accepted(stored, uid, now)
     }
 
-    pub(in crate::core) fn write_failed(&mut self, uid: &Uid, failure: &WriteFailure, now: Mono) {
+    pub(in crate::core) fn write_failed(&mut self, uid: &Uid, failure: &WriteFailure, now: Monotonic) {
         self.write.failed(failure, uid, now);
     }
 
@@ -224,7 +225,7 @@ impl Session {
     }
 
     /// Schedules that call again after a pause.
-    pub(in crate::core) fn call_failed(&mut self, uid: &Uid, now: Mono) {
+    pub(in crate::core) fn call_failed(&mut self, uid: &Uid, now: Monotonic) {
         if let Some(call) = self.call_mut() {
             *call = call.failed(uid, now);
         }
@@ -254,8 +255,8 @@ impl Session {
 
     /// When `Queued` is published. It is counted from the first sight of a new session, because `creationTimestamp` has
     /// whole seconds.
-    pub(in crate::core) fn publish_queued_at(&self) -> Mono {
-        self.seen.map_or(self.created, |seen| seen.mono).after(PUBLISH_QUEUED_AFTER)
+    pub(in crate::core) fn publish_queued_at(&self) -> Monotonic {
+        self.seen.map_or(self.created, |seen| seen.monotonic).after(PUBLISH_QUEUED_AFTER)
     }
 
     /// The time since this process first saw the session. `None` if the session had a status then.
@@ -296,14 +297,14 @@ impl Session {
     pub(in crate::core) fn published_stage(object: &BrowserSession, now: Now) -> Stage {
         let Some(status) = &object.status else { return Stage::Waiting };
         if status.state == SessionState::Finished {
-            let at = status.finished_time.as_ref().map_or(now.mono, |time| now.mono_of(time.0));
+            let at = status.finished_time.as_ref().map_or(now.monotonic, |time| now.monotonic_of(time.0));
             return Stage::Finished { at, delete: RetryState::Idle };
         }
         match &status.runner {
             Some(runner) => Stage::Bound(Bound {
                 runner: runner.uid.clone(),
                 report: None,
-                listed_from: None,
+                first_report_that_must_list: None,
                 sent_generation: status.observed_generation.unwrap_or_default(),
                 call: RetryState::Idle,
             }),
@@ -448,7 +449,7 @@ mod tests {
     use camofleet_crds::v1alpha1::{BrowserSessionSpec, RunnerRef};
     use k8s_openapi::jiff::Timestamp;
 
-    const NOW: Now = Now { mono: Mono(0), wall: Timestamp::UNIX_EPOCH };
+    const NOW: Now = Now { monotonic: Monotonic(0), wall: Timestamp::UNIX_EPOCH };
 
     fn object(priority: i32) -> Arc<BrowserSession> {
         let mut object = BrowserSession::new("s", BrowserSessionSpec { priority, ..BrowserSessionSpec::default() });
@@ -461,7 +462,7 @@ mod tests {
     }
 
     fn binding() -> Stage {
-        Stage::Binding { runner: "r".into(), since: Mono(0), call: RetryState::Idle }
+        Stage::Binding { runner: "r".into(), since: Monotonic(0), call: RetryState::Idle }
     }
 
     #[test]
@@ -523,11 +524,11 @@ mod tests {
         };
         let session = |sessions: &mut Sessions, verb: &dyn Fn(&mut Session)| verb(sessions.get_mut(&uid).unwrap());
         session(&mut sessions, &Session::call_started);
-        assert!(!call(&sessions).may_start(Mono(i64::MAX)));
-        session(&mut sessions, &|session| session.call_failed(&"u".to_owned(), Mono(0)));
-        assert!(!call(&sessions).may_start(Mono(0)) && call(&sessions).may_start(Mono(30_000)));
+        assert!(!call(&sessions).may_start(Monotonic(i64::MAX)));
+        session(&mut sessions, &|session| session.call_failed(&"u".to_owned(), Monotonic(0)));
+        assert!(!call(&sessions).may_start(Monotonic(0)) && call(&sessions).may_start(Monotonic(30_000)));
         session(&mut sessions, &Session::call_settled);
-        assert!(call(&sessions).may_start(Mono(0)));
+        assert!(call(&sessions).may_start(Monotonic(0)));
     }
 
     #[test]
@@ -539,12 +540,12 @@ mod tests {
         let session = sessions.get_mut(&uid).unwrap();
         assert!(!session.is_published());
         session.begin_write(status.clone());
-        session.write_failed(&uid, &WriteFailure::Transient(String::new()), Mono(0));
+        session.write_failed(&uid, &WriteFailure::Transient(String::new()), Monotonic(0));
         assert!(session.is_published(), "a failed write may have been stored");
         session.write_settled();
         assert!(!session.is_published());
         session.begin_write(status.clone());
-        assert_eq!(session.write_landed(&uid, Some(&status), Mono(0)), Vec::<String>::new());
+        assert_eq!(session.write_accepted(&uid, Some(&status), Monotonic(0)), Vec::<String>::new());
         assert!(!session.is_published(), "after the answer only the stored object counts");
     }
 }

@@ -4,7 +4,7 @@
 use crate::core::{
     clock::Now,
     ids::Key,
-    session::state::{Bound, Outcome, Session, Stage},
+    session::state::{Bound, Session, SessionEnd, Stage},
 };
 use camofleet_crds::{
     conditions::{self, ConditionStatus, FINISHED, READY, SCHEDULED, STALLED, session as reasons},
@@ -63,8 +63,8 @@ pub(super) fn of_session(
             let resent = status.observed_generation != Some(bound.sent_generation);
             status.observed_generation = Some(bound.sent_generation);
             status.pool = Some(location.pool.name.clone());
-            let elsewhere = session.object().metadata.namespace.as_ref() != Some(&location.pool.namespace);
-            status.pool_namespace = elsewhere.then(|| location.pool.namespace.clone());
+            let in_other_namespace = session.object().metadata.namespace.as_ref() != Some(&location.pool.namespace);
+            status.pool_namespace = in_other_namespace.then(|| location.pool.namespace.clone());
             status.runner = Some(RunnerRef {
                 name: location.runner.name.clone(),
                 uid: bound.runner.clone(),
@@ -92,7 +92,7 @@ pub(super) fn of_session(
                 SCHEDULED,
                 ConditionStatus::True,
                 reasons::BOUND,
-                &format!("runs on {}", location.runner.name),
+                &format!("the session runs on {}", location.runner.name),
             );
             conditions.set(FINISHED, ConditionStatus::False, reasons::IN_PROGRESS, "");
             conditions.set(STALLED, ConditionStatus::False, reasons::IN_PROGRESS, "");
@@ -109,7 +109,7 @@ pub(super) fn of_session(
                 // The reason for the end is published when the session has ended.
                 SessionPhase::Ready | SessionPhase::Ending | SessionPhase::Ended => {
                     if location.reachable {
-                        let message = format!("clients can connect; runs on {}", location.runner.name);
+                        let message = format!("clients can connect; the session runs on {}", location.runner.name);
                         conditions.set(READY, ConditionStatus::True, reasons::BROWSER_READY, &message);
                     } else {
                         let message = unreachable_message(location);
@@ -127,7 +127,7 @@ pub(super) fn of_session(
             }
             Some(status)
         }
-        Stage::Ended(outcome) => Some(finished(former, session, outcome, now)),
+        Stage::Ended(end) => Some(finished(former, session, end, now)),
     }
 }
 
@@ -175,27 +175,22 @@ fn queued(mut status: BrowserSessionStatus, session: &Session, wait: &WaitReason
     status
 }
 
-fn finished(mut status: BrowserSessionStatus, session: &Session, outcome: &Outcome, now: Now) -> BrowserSessionStatus {
+fn finished(mut status: BrowserSessionStatus, session: &Session, end: &SessionEnd, now: Now) -> BrowserSessionStatus {
     status.observed_generation = session.object().metadata.generation;
     status.state = SessionState::Finished;
     status.ws_endpoint = None;
     status.vnc = None;
     status.finished_time.get_or_insert(MicroTime(now.wall));
     let mut conditions = Conditions::new(&mut status, session.object().metadata.generation, now);
-    conditions.set(READY, ConditionStatus::False, outcome.reason, &outcome.message);
-    conditions.set(FINISHED, ConditionStatus::True, outcome.reason, &outcome.message);
-    conditions.set(
-        STALLED,
-        outcome.is_failure().into(),
-        outcome.reason,
-        if outcome.is_failure() { &outcome.message } else { "" },
-    );
+    conditions.set(READY, ConditionStatus::False, end.reason, &end.message);
+    conditions.set(FINISHED, ConditionStatus::True, end.reason, &end.message);
+    conditions.set(STALLED, end.is_failure().into(), end.reason, if end.is_failure() { &end.message } else { "" });
     if conditions::get(&status.conditions, SCHEDULED).is_none() {
         Conditions::new(&mut status, session.object().metadata.generation, now).set(
             SCHEDULED,
             ConditionStatus::False,
-            outcome.reason,
-            &outcome.message,
+            end.reason,
+            &end.message,
         );
     }
     status

@@ -24,14 +24,15 @@ impl Core {
             return;
         }
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        if let Some(address) = runner.begin_end(session, self.outbox.mono()) {
-            self.outbox.send(Effect::End { session: session.clone(), pod: pod.clone(), address });
+        if let Some(address) = runner.begin_end(session, self.outbox.monotonic()) {
+            let key = runner.pod().key.clone();
+            self.outbox.send(Effect::End { session: session.clone(), pod: pod.clone(), key, address });
         }
     }
 
     pub(in crate::core) fn end_answered(&mut self, session: &Uid, pod: &Uid) {
         if let Some(runner) = self.runners.get_mut(pod) {
-            runner.end_answered(session, self.outbox.mono());
+            runner.end_answered(session, self.outbox.monotonic());
         }
         self.outbox.enqueue(Subject::Unwanted(pod.clone()));
     }
@@ -39,7 +40,7 @@ impl Core {
     /// Ends the unwanted sessions of a runner's last report, as far as calls are allowed now. The others follow when a
     /// call is answered or a pause has passed.
     pub(in crate::core) fn end_unwanted(&mut self, pod: &Uid) {
-        let now = self.outbox.mono();
+        let now = self.outbox.monotonic();
         let Some(runner) = self.runners.get_mut(pod) else { return };
         runner.forget_ends(now);
         let runner = &self.runners[pod];
@@ -49,7 +50,7 @@ impl Core {
             self.send_end(pod, &uid);
         }
         let retry_at = self.runners[pod].next_end_retry(now);
-        self.outbox.requeue_at(Subject::Unwanted(pod.clone()), retry_at);
+        self.outbox.set_timer(Subject::Unwanted(pod.clone()), retry_at);
     }
 
     /// Returns whether a runner must not keep a session: it was deleted, has finished, or is published on another
@@ -68,19 +69,19 @@ impl Core {
         }
     }
 
-    /// Ends a runner's copy of a session that is bound elsewhere. A copy exists when a leader died between the runner's
-    /// answer and the status write. The copy is ended only once the status names another runner, because until then the
-    /// write of the dead leader may still arrive and win.
-    pub(in crate::core) fn end_copy(&mut self, pod: &Uid, uid: &Uid) {
+    /// Ends a runner's duplicate of a session that is bound to another runner. A duplicate exists when a leader died
+    /// between the runner's answer and the status write. It is ended only once the status names another runner, because
+    /// until then the write of the dead leader may still arrive and win.
+    pub(in crate::core) fn end_duplicate(&mut self, pod: &Uid, uid: &Uid) {
         if self.sessions[uid].is_published_elsewhere(pod) {
             self.send_end(pod, uid);
         }
     }
 
-    /// Ends all copies of a session on runners other than the published one.
-    pub(in crate::core) fn end_copies(&mut self, uid: &Uid) {
+    /// Ends all duplicates of a session on runners other than the published one.
+    pub(in crate::core) fn end_duplicates(&mut self, uid: &Uid) {
         for pod in self.pods_listing(uid) {
-            self.end_copy(&pod, uid);
+            self.end_duplicate(&pod, uid);
         }
     }
 

@@ -296,7 +296,7 @@ impl World {
         let at = self.runners.iter().position(|runner| runner.pod.uid == uid).ok_or(WriteFailure::Gone)?;
         let runner = &mut self.runners[at];
         runner.drain();
-        runner.pod.killed_at.get_or_insert(wall + SignedDuration::from_secs(615));
+        runner.pod.deletion_deadline.get_or_insert(wall + SignedDuration::from_secs(615));
         self.publish_pod(at);
         Ok(())
     }

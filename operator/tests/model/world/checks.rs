@@ -84,7 +84,7 @@ impl World {
         for at in drained.into_iter().rev() {
             self.kill_pod(at);
         }
-        self.mono += millis;
+        self.monotonic += millis;
     }
 
     /// Desired number of runners, if the pool exists and is not being deleted. An autoscaled pool needs the runners
@@ -117,8 +117,8 @@ impl World {
 
     /// In a settled world, a new session becomes Ready if and only if the pool has room, so the core counts slots
     /// correctly.
-    pub fn check_probe_session(&mut self) {
-        const PROBE: &str = "probe";
+    pub fn check_final_session(&mut self) {
+        const FINAL: &str = "final";
         let Some(pool) = self.pool.as_ref().filter(|pool| pool.metadata.deletion_timestamp.is_none()) else { return };
         let may_grow = pool
             .spec
@@ -133,15 +133,15 @@ impl World {
                 self.settle_step(leader, 10_000);
             }
         }
-        self.create(PROBE, false);
+        self.create(FINAL, false);
         let is_ready = |world: &Self| {
-            world.sessions[PROBE].status.as_ref().is_some_and(|status| status.state == SessionState::Ready)
+            world.sessions[FINAL].status.as_ref().is_some_and(|status| status.state == SessionState::Ready)
         };
         for _ in 0..20 {
             self.settle_step(leader, 900);
         }
         if is_ready(self) != due {
-            let state = self.sessions[PROBE].status.clone();
+            let state = self.sessions[FINAL].status.clone();
             self.violations.push(format!("a new session has the status {state:?}; it should be ready: {due}"));
         }
     }

@@ -13,7 +13,7 @@ mod runners;
 
 use api::Kind;
 use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
-use camofleet_operator::core::{Core, Effect, Event, Mono, Node, Now};
+use camofleet_operator::core::{Core, Effect, Event, Monotonic, Node, Now};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 pub use runners::Connectivity;
 use runners::Runner;
@@ -107,7 +107,7 @@ pub struct World {
     mutation: Mutation,
     version: u64,
     uids: u64,
-    pub mono: i64,
+    pub monotonic: i64,
     slots: i32,
     sessions: BTreeMap<String, Arc<BrowserSession>>,
     pool: Option<Arc<WorkerPool>>,
@@ -131,7 +131,7 @@ impl World {
             mutation,
             version: 1,
             uids: 0,
-            mono: 1_000_000,
+            monotonic: 1_000_000,
             slots,
             sessions: BTreeMap::new(),
             pool: None,
@@ -155,7 +155,7 @@ impl World {
 
     fn now(&self) -> Now {
         let start = Timestamp::from_second(1_800_000_000).unwrap();
-        Now { mono: Mono(self.mono), wall: start + SignedDuration::from_millis(self.mono) }
+        Now { monotonic: Monotonic(self.monotonic), wall: start + SignedDuration::from_millis(self.monotonic) }
     }
 
     fn new_uid(&mut self, kind: &str) -> String {

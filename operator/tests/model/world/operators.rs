@@ -156,7 +156,7 @@ impl World {
                     operator.reported.contains(pod) || self.runners.iter().find(in_term).is_some()
                 };
                 match &effect {
-                    Effect::Bind { session, pod, starts: true, .. } if !has_reported(pod) => {
+                    Effect::Bind { session, pod, is_new: true, .. } if !has_reported(pod) => {
                         violations.push(format!("{session} was bound to {pod}, which had not reported"));
                     }
                     Effect::DeletePod { pod, why, .. }
@@ -182,14 +182,14 @@ impl World {
                 Effect::Unfollow { pod } => {
                     operator.followed.remove(&pod);
                 }
-                Effect::PublishEvent { .. } | Effect::Observe(_) | Effect::Forget { .. } => {}
+                Effect::PublishEvent { .. } | Effect::Observe(_) | Effect::DeletePoolMetrics { .. } => {}
                 effect => operator.calls.push((effect, operator.epoch)),
             }
         }
         self.violations.extend(violations);
         let operator = &self.operators[index];
-        if let Some(at) = operator.core.wake().filter(|at| *at <= now.mono) {
-            self.violations.push(format!("the core requests a wake-up at {at:?}, but it is already {:?}", now.mono));
+        if let Some(at) = operator.core.next_timer().filter(|at| *at <= now.monotonic) {
+            self.violations.push(format!("the core requests a timer at {at:?}, but it is already {:?}", now.monotonic));
         }
     }
 
@@ -231,10 +231,10 @@ impl World {
             }
             Effect::DeletePod { pod, .. } => Event::PodDeleted { pod, answer: Err(transient()) },
             Effect::AnnotatePod { pod, keys, .. } => Event::PodAnnotated { pod, keys, answer: Err(transient()) },
-            Effect::PatchPool { pool, .. } | Effect::FinalizePool { pool, .. } => {
+            Effect::PatchPool { pool, .. } | Effect::SetFinalizers { pool, .. } => {
                 Event::PoolPatched { pool, answer: Err(transient()) }
             }
-            Effect::ProtectPool { pool } => Event::PoolProtected { pool, answer: Err(transient()) },
+            Effect::ApplyDisruptionBudget { pool } => Event::DisruptionBudgetApplied { pool, answer: Err(transient()) },
             Effect::ReadSession { key, session } => {
                 Event::SessionRead { key, session, answer: Err(ReadFailure::Transient) }
             }
@@ -245,7 +245,7 @@ impl World {
             | Effect::Unfollow { .. }
             | Effect::PublishEvent { .. }
             | Effect::Observe(_)
-            | Effect::Forget { .. } => unreachable!("not a call"),
+            | Effect::DeletePoolMetrics { .. } => unreachable!("not a call"),
         }
     }
 
@@ -279,11 +279,11 @@ impl World {
             }
             Effect::DeletePod { pod, .. } => Event::PodDeleted { answer: self.delete_pod(&pod), pod },
             Effect::AnnotatePod { pod, keys, .. } => Event::PodAnnotated { pod, keys, answer: Ok(()) },
-            Effect::ProtectPool { pool } => Event::PoolProtected { pool, answer: Ok(()) },
+            Effect::ApplyDisruptionBudget { pool } => Event::DisruptionBudgetApplied { pool, answer: Ok(()) },
             Effect::PatchPool { pool, status } => {
                 Event::PoolPatched { answer: self.patch_pool(&pool, |pool| pool.status = Some(*status)), pool }
             }
-            Effect::FinalizePool { pool, finalizers } => Event::PoolPatched {
+            Effect::SetFinalizers { pool, finalizers } => Event::PoolPatched {
                 answer: self.patch_pool(&pool, |pool| pool.metadata.finalizers = Some(finalizers)),
                 pool,
             },
@@ -291,7 +291,7 @@ impl World {
             | Effect::Unfollow { .. }
             | Effect::PublishEvent { .. }
             | Effect::Observe(_)
-            | Effect::Forget { .. } => unreachable!("not a call"),
+            | Effect::DeletePoolMetrics { .. } => unreachable!("not a call"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Decides which pools launch their next runners. Concurrent launches slow each other down, so no more runners launch
 //! than the nodes have CPUs, and launches are granted round robin so that no pool starves the others.
 
-use crate::core::{clock::Mono, ids::Key};
+use crate::core::{clock::Monotonic, ids::Key};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
@@ -15,7 +15,7 @@ const CREATES_PER_SECOND: usize = 20;
 #[derive(Debug, Default)]
 pub(in crate::core) struct LaunchBudget {
     /// Times of the creates in the last second.
-    created: VecDeque<Mono>,
+    created: VecDeque<Monotonic>,
     /// Number of the latest grant.
     turn: u64,
     /// Number of the latest grant of each namespace and of each pool that still lacks pods.
@@ -27,7 +27,7 @@ pub(in crate::core) struct LaunchBudget {
 #[derive(Debug)]
 pub(in crate::core) struct PoolLaunches {
     /// Ordinals that need a pod, in launch order.
-    pub(in crate::core) wanted: VecDeque<Place>,
+    pub(in crate::core) wanted: VecDeque<MissingOrdinal>,
     /// Runners that launch now, including pods that are being created.
     pub(in crate::core) launching: usize,
     /// Runners that are not warm after the launch timeout. They count against the pool's own launches, so that a pool
@@ -38,8 +38,8 @@ pub(in crate::core) struct PoolLaunches {
 /// Why a pool's next launch waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::core) enum LaunchWait {
-    /// Other launches use the CPUs.
-    Turn,
+    /// Other launches use all CPUs.
+    CpusInUse,
     /// Runners of the same pool are overdue.
     OwnRunners { overdue: usize },
 }
@@ -52,7 +52,7 @@ impl PoolLaunches {
     /// Why the next ordinal still has no pod after [`LaunchBudget::grant`]. `None` if no ordinal needs one.
     pub(in crate::core) fn launch_wait(&self, cpus: usize) -> Option<LaunchWait> {
         let waits = if self.overdue == 0 || self.may_launch(cpus.max(1)) {
-            LaunchWait::Turn
+            LaunchWait::CpusInUse
         } else {
             LaunchWait::OwnRunners { overdue: self.overdue }
         };
@@ -62,9 +62,9 @@ impl PoolLaunches {
 
 /// An ordinal of a pool that needs a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::core) struct Place {
+pub(in crate::core) struct MissingOrdinal {
     /// Since when the ordinal has no pod.
-    pub(in crate::core) since: Mono,
+    pub(in crate::core) since: Monotonic,
     pub(in crate::core) ordinal: u32,
     /// The pod tests a new shape.
     pub(in crate::core) canary: bool,
@@ -76,13 +76,13 @@ impl LaunchBudget {
     ///
     /// The next launch goes to the namespace with the fewest launches, and there to the pool with the fewest. Ties go
     /// to the one whose latest grant is oldest. A namespace without launches does not wait for launches of other
-    /// namespaces: it may exceed the CPUs by one launch, up to twice as many launches as CPUs in total.
+    /// namespaces: it may exceed the limit by one launch. The total never exceeds twice the number of CPUs.
     pub(in crate::core) fn grant(
         &mut self,
         pools: &mut BTreeMap<Key, PoolLaunches>,
         cpus: usize,
-        now: Mono,
-    ) -> Vec<(Key, Place)> {
+        now: Monotonic,
+    ) -> Vec<(Key, MissingOrdinal)> {
         while self.created.front().is_some_and(|at| now.since(*at) >= Duration::from_secs(1)) {
             self.created.pop_front();
         }
@@ -106,7 +106,7 @@ impl LaunchBudget {
                 break;
             }
             let Some(pool) = pools.get_mut(&key) else { break };
-            let Some(place) = pool.wanted.pop_front() else { break };
+            let Some(missing) = pool.wanted.pop_front() else { break };
             pool.launching += 1;
             total += 1;
             *in_namespaces.entry(key.namespace.clone()).or_default() += 1;
@@ -114,7 +114,7 @@ impl LaunchBudget {
             self.namespaces.insert(key.namespace.clone(), self.turn);
             self.pools.insert(key.clone(), self.turn);
             self.created.push_back(now);
-            granted.push((key, place));
+            granted.push((key, missing));
         }
         // Forget the grants of pools that need no more pods.
         self.pools.retain(|key, _| pools.get(key).is_some_and(|pool| !pool.wanted.is_empty()));
@@ -129,8 +129,8 @@ mod tests {
     use super::*;
 
     fn pool(wanted: u32, launching: usize, overdue: usize) -> PoolLaunches {
-        let place = |ordinal| Place { since: Mono(0), ordinal, canary: false };
-        PoolLaunches { wanted: (0..wanted).map(place).collect(), launching, overdue }
+        let missing = |ordinal| MissingOrdinal { since: Monotonic(0), ordinal, canary: false };
+        PoolLaunches { wanted: (0..wanted).map(missing).collect(), launching, overdue }
     }
 
     fn key(namespace: &str, name: &str) -> Key {
@@ -144,7 +144,7 @@ mod tests {
         for (namespace, name, wanted, launching, overdue) in pools {
             all.insert(key(namespace, name), pool(*wanted, *launching, *overdue));
         }
-        let grants = LaunchBudget::default().grant(&mut all, cpus, Mono(0));
+        let grants = LaunchBudget::default().grant(&mut all, cpus, Monotonic(0));
         let count = |namespace: &str, name: &str| grants.iter().filter(|(at, _)| *at == key(namespace, name)).count();
         pools.iter().map(|(namespace, name, ..)| count(namespace, name)).collect()
     }
@@ -182,8 +182,12 @@ mod tests {
     #[test]
     fn reports_why_a_launch_waits() {
         assert_eq!(pool(0, 4, 9).launch_wait(4), None, "no ordinal needs a pod");
-        assert_eq!(pool(1, 4, 0).launch_wait(4), Some(LaunchWait::Turn));
-        assert_eq!(pool(1, 0, 2).launch_wait(4), Some(LaunchWait::Turn), "its own runners leave room for two launches");
+        assert_eq!(pool(1, 4, 0).launch_wait(4), Some(LaunchWait::CpusInUse));
+        assert_eq!(
+            pool(1, 0, 2).launch_wait(4),
+            Some(LaunchWait::CpusInUse),
+            "its own runners leave room for two launches"
+        );
         assert_eq!(pool(1, 2, 2).launch_wait(4), Some(LaunchWait::OwnRunners { overdue: 2 }));
     }
 
@@ -198,7 +202,7 @@ mod tests {
             for pool in pools.values_mut() {
                 pool.launching = 0;
             }
-            let granted = budget.grant(&mut pools, 1, Mono(second * 1000));
+            let granted = budget.grant(&mut pools, 1, Monotonic(second * 1000));
             order.extend(granted.into_iter().map(|(key, _)| format!("{}/{}", key.namespace, key.name)));
         }
         assert_eq!(order[..6], ["a/p", "b/p", "a/q", "b/p", "a/p", "b/p"].map(String::from)[..], "{order:?}");

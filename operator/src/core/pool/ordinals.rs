@@ -1,6 +1,6 @@
 //! Tracks the ordinals of a pool: which lack a pod, and which pods are being created.
 
-use crate::core::{clock::Mono, ids::Uid, pool::launches::Place};
+use crate::core::{clock::Monotonic, ids::Uid, pool::launch_budget::MissingOrdinal};
 use std::{
     collections::{BTreeMap, HashMap},
     time::Duration,
@@ -10,9 +10,9 @@ use std::{
 const CREATE_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
-pub(in crate::core) struct Places {
+pub(in crate::core) struct Ordinals {
     /// Ordinals without a pod, and since when.
-    missing: BTreeMap<u32, Mono>,
+    missing: BTreeMap<u32, Monotonic>,
     /// Pods that are being created, by name, until the watch delivers them.
     creating: BTreeMap<String, Creating>,
     /// The last pod that was seen for each ordinal.
@@ -23,10 +23,10 @@ pub(in crate::core) struct Places {
 struct Creating {
     ordinal: u32,
     revision: String,
-    since: Mono,
+    since: Monotonic,
 }
 
-impl Places {
+impl Ordinals {
     /// Forgets the creates of a former leader. The watch delivers the pods that exist.
     pub(in crate::core) fn begin_term(&mut self) {
         self.missing.clear();
@@ -41,7 +41,7 @@ impl Places {
     }
 
     /// Forgets creates that were started more than [`CREATE_TIMEOUT`] ago.
-    pub(in crate::core) fn expire_creations(&mut self, now: Mono) {
+    pub(in crate::core) fn expire_creations(&mut self, now: Monotonic) {
         self.creating.retain(|_, creating| now.since(creating.since) < CREATE_TIMEOUT);
     }
 
@@ -51,7 +51,7 @@ impl Places {
 
     /// Sets the number of ordinals that need a pod, besides the `occupied` ones. An ordinal keeps the time since which
     /// it has no pod.
-    pub(in crate::core) fn set_missing(&mut self, wanted: usize, occupied: &[u32], now: Mono) {
+    pub(in crate::core) fn set_missing(&mut self, wanted: usize, occupied: &[u32], now: Monotonic) {
         let creating: Vec<u32> = self.ordinals_creating().collect();
         let is_free = |ordinal: &u32| !occupied.contains(ordinal) && !creating.contains(ordinal);
         let free: Vec<u32> = (0..).filter(is_free).take(wanted).collect();
@@ -79,14 +79,14 @@ impl Places {
     }
 
     /// The ordinals without a pod. With `canary`, the last one gets a pod that tests the new shape.
-    pub(in crate::core) fn missing(&self, canary: bool) -> impl Iterator<Item = Place> {
+    pub(in crate::core) fn missing(&self, canary: bool) -> impl Iterator<Item = MissingOrdinal> {
         let last = self.missing.keys().next_back().copied().filter(|_| canary);
-        let place = move |(ordinal, since): (&u32, &Mono)| Place {
+        let missing = move |(ordinal, since): (&u32, &Monotonic)| MissingOrdinal {
             since: *since,
             ordinal: *ordinal,
             canary: Some(*ordinal) == last,
         };
-        self.missing.iter().map(place)
+        self.missing.iter().map(missing)
     }
 
     /// UID of the last pod that was seen for an ordinal.
@@ -94,7 +94,7 @@ impl Places {
         self.last.get(&ordinal).map(String::as_str)
     }
 
-    pub(in crate::core) fn begin_create(&mut self, ordinal: u32, name: String, revision: &str, now: Mono) {
+    pub(in crate::core) fn begin_create(&mut self, ordinal: u32, name: String, revision: &str, now: Monotonic) {
         self.missing.remove(&ordinal);
         self.creating.insert(name, Creating { ordinal, revision: revision.to_owned(), since: now });
     }
@@ -106,7 +106,7 @@ impl Places {
     }
 
     /// When pending creates time out.
-    pub(in crate::core) fn timers(&self) -> impl Iterator<Item = Mono> {
+    pub(in crate::core) fn timers(&self) -> impl Iterator<Item = Monotonic> {
         self.creating.values().map(|creating| creating.since.after(CREATE_TIMEOUT))
     }
 }
@@ -115,40 +115,40 @@ impl Places {
 mod tests {
     use super::*;
 
-    fn missing(places: &Places, canary: bool) -> Vec<(u32, i64, bool)> {
-        places.missing(canary).map(|place| (place.ordinal, place.since.0, place.canary)).collect()
+    fn missing(ordinals: &Ordinals, canary: bool) -> Vec<(u32, i64, bool)> {
+        ordinals.missing(canary).map(|missing| (missing.ordinal, missing.since.0, missing.canary)).collect()
     }
 
     #[test]
     fn keeps_the_time_since_which_an_ordinal_has_no_pod() {
-        let mut places = Places::default();
-        places.set_missing(2, &[1], Mono(5));
-        assert_eq!(missing(&places, false), [(0, 5, false), (2, 5, false)]);
-        places.set_missing(3, &[0, 1], Mono(9));
-        assert_eq!(missing(&places, true), [(2, 5, false), (3, 9, false), (4, 9, true)]);
-        places.clear_missing();
-        assert!(!places.lacks_pods());
+        let mut ordinals = Ordinals::default();
+        ordinals.set_missing(2, &[1], Monotonic(5));
+        assert_eq!(missing(&ordinals, false), [(0, 5, false), (2, 5, false)]);
+        ordinals.set_missing(3, &[0, 1], Monotonic(9));
+        assert_eq!(missing(&ordinals, true), [(2, 5, false), (3, 9, false), (4, 9, true)]);
+        ordinals.clear_missing();
+        assert!(!ordinals.lacks_pods());
     }
 
     #[test]
     fn a_pod_being_created_holds_its_ordinal_until_it_is_seen_or_times_out() {
-        let mut places = Places::default();
-        places.set_missing(1, &[], Mono(0));
-        places.begin_create(0, "p-a".into(), "r1", Mono(0));
-        places.set_missing(1, &[], Mono(1));
-        assert_eq!((missing(&places, false), places.creating()), (vec![(1, 1, false)], 1));
-        assert_eq!(places.revisions_creating().collect::<Vec<_>>(), ["r1"]);
-        assert_eq!(places.timers().collect::<Vec<_>>(), [Mono(30_000)]);
-        places.expire_creations(Mono(29_999));
-        assert_eq!(places.creating(), 1);
-        places.expire_creations(Mono(30_000));
-        assert_eq!((places.creating(), places.create_failed("p-a")), (0, None));
+        let mut ordinals = Ordinals::default();
+        ordinals.set_missing(1, &[], Monotonic(0));
+        ordinals.begin_create(0, "p-a".into(), "r1", Monotonic(0));
+        ordinals.set_missing(1, &[], Monotonic(1));
+        assert_eq!((missing(&ordinals, false), ordinals.creating()), (vec![(1, 1, false)], 1));
+        assert_eq!(ordinals.revisions_creating().collect::<Vec<_>>(), ["r1"]);
+        assert_eq!(ordinals.timers().collect::<Vec<_>>(), [Monotonic(30_000)]);
+        ordinals.expire_creations(Monotonic(29_999));
+        assert_eq!(ordinals.creating(), 1);
+        ordinals.expire_creations(Monotonic(30_000));
+        assert_eq!((ordinals.creating(), ordinals.create_failed("p-a")), (0, None));
 
-        places.begin_create(1, "p-b".into(), "r2", Mono(0));
-        assert_eq!(places.create_failed("p-b"), Some("r2".into()));
-        places.begin_create(1, "p-c".into(), "r2", Mono(0));
-        places.pod_seen(1, "p-c", &"uid".to_owned());
-        assert_eq!((places.creating(), places.last(1), places.last(0)), (0, Some("uid"), None));
-        assert_eq!(missing(&places, false), []);
+        ordinals.begin_create(1, "p-b".into(), "r2", Monotonic(0));
+        assert_eq!(ordinals.create_failed("p-b"), Some("r2".into()));
+        ordinals.begin_create(1, "p-c".into(), "r2", Monotonic(0));
+        ordinals.pod_seen(1, "p-c", &"uid".to_owned());
+        assert_eq!((ordinals.creating(), ordinals.last(1), ordinals.last(0)), (0, Some("uid"), None));
+        assert_eq!(missing(&ordinals, false), []);
     }
 }

@@ -6,7 +6,7 @@ use crate::core::{
     messages::{Effect, WriteFailure},
     outbox::Subject,
     pool::{
-        launches::{Place, PoolLaunches},
+        launch_budget::{MissingOrdinal, PoolLaunches},
         state::Pool,
     },
     runner::{pod_build, state::Runner},
@@ -20,7 +20,7 @@ impl Core {
         let is_there = || {
             self.runners.of(pool.object()).any(|runner| stays(runner) && pool.shapes.is_canary(&runner.pod().revision))
         };
-        let is_coming = || pool.places.revisions_creating().any(|revision| pool.shapes.is_canary(revision));
+        let is_coming = || pool.ordinals.revisions_creating().any(|revision| pool.shapes.is_canary(revision));
         pool.shapes.is_rolling_out() && pool.desired() > 0 && !is_there() && !is_coming()
     }
 
@@ -34,36 +34,36 @@ impl Core {
             }
             return;
         }
-        let now = self.outbox.mono();
+        let now = self.outbox.monotonic();
         let cpus = self.cluster.launch_cpus();
         let granted = self.launches.grant(&mut launches, cpus, now);
         // The next write of the pool's status publishes why the launch waits.
         for (key, pool) in &mut self.pools {
             pool.set_launch_wait(launches.get(key).and_then(|launches| launches.launch_wait(cpus)));
         }
-        for (key, Place { ordinal, canary, .. }) in granted {
+        for (key, MissingOrdinal { ordinal, canary, .. }) in granted {
             let Some(pool) = self.pools.get_mut(&key) else { continue };
             let shape = if canary { pool.shapes.update() } else { pool.shapes.current() };
-            let replaces = pool.places.last(ordinal);
+            let replaces = pool.ordinals.last(ordinal);
             let pod = pod_build::runner_pod(shape, &self.installation, ordinal, replaces, &keys, canary);
             let name = pod.metadata.name.clone().unwrap_or_default();
-            pool.places.begin_create(ordinal, name, &shape.revision, now);
+            pool.ordinals.begin_create(ordinal, name, &shape.revision, now);
             self.outbox.send(Effect::CreatePod { pool: key.clone(), pod: Box::new(pod) });
             let timer = self.next_pool_timer(&key);
-            self.outbox.requeue_at(Subject::Pool(key), timer);
+            self.outbox.set_timer(Subject::Pool(key), timer);
         }
     }
 
     /// The current and wanted launches of each pool that has any.
     fn launches_of_pools(&self) -> BTreeMap<Key, PoolLaunches> {
-        let wanting = self.pools.values().any(|pool| pool.places.lacks_pods());
+        let wanting = self.pools.values().any(|pool| pool.ordinals.lacks_pods());
         let mut launches = BTreeMap::new();
         if !wanting {
             return launches;
         }
         for (key, pool) in &self.pools {
-            let wanted = self.wanted_places(pool);
-            let launching = pool.places.creating();
+            let wanted = self.wanted_ordinals(pool);
+            let launching = pool.ordinals.creating();
             if !wanted.is_empty() || launching > 0 {
                 launches.insert(key.clone(), PoolLaunches { wanted, launching, overdue: 0 });
             }
@@ -84,17 +84,17 @@ impl Core {
 
     /// The ordinals of a pool that lack a pod and do not pause after a failure. The one that has lacked a pod longest
     /// is first.
-    fn wanted_places(&self, pool: &Pool) -> VecDeque<Place> {
+    fn wanted_ordinals(&self, pool: &Pool) -> VecDeque<MissingOrdinal> {
         // Most pools lack no pod, and the search for a canary visits all runners.
-        if !pool.places.lacks_pods() {
+        if !pool.ordinals.lacks_pods() {
             return VecDeque::new();
         }
         let mut wanted: Vec<_> = pool
-            .places
+            .ordinals
             .missing(self.lacks_canary(pool))
-            .filter(|place| {
-                let shape = if place.canary { pool.shapes.update() } else { pool.shapes.current() };
-                pool.shapes.pause_until(&shape.revision).is_none_or(|until| until <= self.outbox.mono())
+            .filter(|missing| {
+                let shape = if missing.canary { pool.shapes.update() } else { pool.shapes.current() };
+                pool.shapes.pause_until(&shape.revision).is_none_or(|until| until <= self.outbox.monotonic())
             })
             .collect();
         wanted.sort_unstable();
@@ -102,10 +102,10 @@ impl Core {
     }
 
     pub(in crate::core) fn pod_created(&mut self, key: &Key, name: &str, answer: Result<(), WriteFailure>) {
-        let now = self.outbox.mono();
+        let now = self.outbox.monotonic();
         let Some(pool) = self.pools.get_mut(key) else { return };
         if let Err(failure) = answer
-            && let Some(revision) = pool.places.create_failed(name)
+            && let Some(revision) = pool.ordinals.create_failed(name)
         {
             let message = match failure {
                 WriteFailure::Refused(message) | WriteFailure::Transient(message) => message,

@@ -1,6 +1,6 @@
 //! Paces the writes of a pool's PodDisruptionBudget, and keeps the reason why it could not be written.
 
-use crate::core::{clock::Mono, messages::WriteFailure, retry::RetryState};
+use crate::core::{clock::Monotonic, messages::WriteFailure, retry::RetryState};
 use camofleet_crds::v1alpha1::Disruption;
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ const REWRITE_INTERVAL: Duration = Duration::from_secs(600);
 const REFUSALS_UNTIL_STALLED: u32 = 5;
 
 #[derive(Debug, Default)]
-pub(in crate::core) struct Budget {
+pub(in crate::core) struct DisruptionBudget {
     /// When the desired budget was written last.
-    written: Option<Mono>,
+    written: Option<Monotonic>,
     call: RetryState,
     /// The policy of the last write.
     disruption: Option<Disruption>,
     refusal: Option<String>,
 }
 
-impl Budget {
+impl DisruptionBudget {
     pub(in crate::core) fn begin_term(&mut self) {
         *self = Self { disruption: self.disruption, ..Self::default() };
     }
@@ -33,7 +33,7 @@ impl Budget {
     }
 
     /// Starts the write, and returns whether it is due.
-    pub(in crate::core) fn begin(&mut self, disruption: Disruption, now: Mono) -> bool {
+    pub(in crate::core) fn begin(&mut self, disruption: Disruption, now: Monotonic) -> bool {
         let begins = self.written.is_none_or(|at| at.after(REWRITE_INTERVAL) <= now) && self.call.may_start(now);
         if begins {
             self.call = self.call.started();
@@ -48,7 +48,7 @@ impl Budget {
         answer: Result<(), WriteFailure>,
         disruption: Disruption,
         pool: &str,
-        now: Mono,
+        now: Monotonic,
     ) {
         match answer {
             Ok(()) => {
@@ -73,7 +73,7 @@ impl Budget {
     }
 
     /// When the write may become due.
-    pub(in crate::core) fn timers(&self) -> impl Iterator<Item = Mono> {
+    pub(in crate::core) fn timers(&self) -> impl Iterator<Item = Monotonic> {
         [self.call.retry_at(), self.written.map(|at| at.after(REWRITE_INTERVAL))].into_iter().flatten()
     }
 }
@@ -86,23 +86,23 @@ mod tests {
 
     #[test]
     fn rewrites_the_budget_after_ten_minutes_and_after_a_change() {
-        let mut budget = Budget::default();
-        assert!(budget.begin(DESIRED, Mono(0)) && !budget.begin(DESIRED, Mono(0)));
-        budget.answered(Ok(()), DESIRED, "p", Mono(0));
+        let mut budget = DisruptionBudget::default();
+        assert!(budget.begin(DESIRED, Monotonic(0)) && !budget.begin(DESIRED, Monotonic(0)));
+        budget.answered(Ok(()), DESIRED, "p", Monotonic(0));
         budget.set_disruption(DESIRED);
-        assert!(!budget.begin(DESIRED, Mono(599_999)));
-        assert_eq!(budget.timers().collect::<Vec<_>>(), [Mono(600_000)]);
-        assert!(budget.begin(DESIRED, Mono(600_000)));
-        budget.answered(Ok(()), Disruption::Always, "p", Mono(600_000));
-        assert!(budget.begin(Disruption::Always, Mono(600_000)), "the policy changed during the write");
-        budget.answered(Ok(()), Disruption::Always, "p", Mono(600_000));
+        assert!(!budget.begin(DESIRED, Monotonic(599_999)));
+        assert_eq!(budget.timers().collect::<Vec<_>>(), [Monotonic(600_000)]);
+        assert!(budget.begin(DESIRED, Monotonic(600_000)));
+        budget.answered(Ok(()), Disruption::Always, "p", Monotonic(600_000));
+        assert!(budget.begin(Disruption::Always, Monotonic(600_000)), "the policy changed during the write");
+        budget.answered(Ok(()), Disruption::Always, "p", Monotonic(600_000));
         budget.set_disruption(DESIRED);
-        assert!(budget.begin(DESIRED, Mono(600_001)));
+        assert!(budget.begin(DESIRED, Monotonic(600_001)));
     }
 
     #[test]
     fn reports_a_refusal_only_after_several_in_a_row() {
-        let (mut budget, mut now) = (Budget::default(), Mono(0));
+        let (mut budget, mut now) = (DisruptionBudget::default(), Monotonic(0));
         for refusals in 1..=REFUSALS_UNTIL_STALLED {
             assert!(budget.begin(DESIRED, now));
             budget.answered(Err(WriteFailure::Refused("it has another owner".into())), DESIRED, "p", now);
