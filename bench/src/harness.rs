@@ -13,8 +13,8 @@ use anyhow::{Context, Result, bail};
 use camofleet_crds::{
     conditions::session as reasons,
     v1alpha1::{
-        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, EngineName, PoolRef, SessionState, StartTier,
-        WorkerPool, WorkerPoolSpec,
+        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Engine, PoolRef, SessionState, StartTier, WorkerPool,
+        WorkerPoolSpec,
     },
 };
 use k8s_openapi::{
@@ -502,7 +502,7 @@ fn ready_status(session: &BrowserSession) -> BrowserSessionStatus {
             condition("Stalled", "False", reasons::IN_PROGRESS, ""),
         ],
         pool: Some("floor".to_owned()),
-        engine: Some(EngineName::Firefox),
+        engine: Some(Engine::Firefox),
         browser_version: Some("153.0".to_owned()),
         playwright_version: Some("1.62".to_owned()),
         start_tier: Some(StartTier::Hot),

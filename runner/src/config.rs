@@ -1,7 +1,7 @@
 //! The runner's settings, parsed from flags and environment variables and checked at startup.
 
 use crate::core::{Kind, Plan};
-use camofleet_crds::v1alpha1::EngineName;
+use camofleet_crds::v1alpha1::Engine;
 use camofleet_runner_api::Hot;
 use clap::{Parser, ValueEnum};
 use nix::unistd::{AccessFlags, access};
@@ -124,7 +124,7 @@ pub struct Settings {
 /// Settings that all browsers of this runner share.
 #[derive(Clone, Debug)]
 pub(crate) struct BrowserSettings {
-    pub(crate) engine: EngineName,
+    pub(crate) engine: Engine,
     pub(crate) executable: PathBuf,
     /// Directory that is copied into new profiles.
     pub(crate) template: Option<PathBuf>,
@@ -229,20 +229,20 @@ impl Flags {
         })
     }
 
-    fn browser(&self) -> Result<(EngineName, PathBuf, Option<PathBuf>), BadSettings> {
+    fn browser(&self) -> Result<(Engine, PathBuf, Option<PathBuf>), BadSettings> {
         let camoufox = self.camoufox.clone().unwrap_or_else(|| {
             let install_dir =
                 std::env::var_os("CAMOUFOX_INSTALL_DIR").map_or(CAMOUFOX_INSTALL_DIR.into(), PathBuf::from);
             install_dir.join("camoufox-bin")
         });
         let engine = match self.engine {
-            EngineChoice::Auto if is_executable(&camoufox) => EngineName::Camoufox,
-            EngineChoice::Auto | EngineChoice::Firefox => EngineName::Firefox,
-            EngineChoice::Camoufox => EngineName::Camoufox,
+            EngineChoice::Auto if is_executable(&camoufox) => Engine::Camoufox,
+            EngineChoice::Auto | EngineChoice::Firefox => Engine::Firefox,
+            EngineChoice::Camoufox => Engine::Camoufox,
         };
         let (engine_name, path, flag) = match engine {
-            EngineName::Camoufox => ("Camoufox", camoufox, "camoufox"),
-            EngineName::Firefox => ("Firefox", self.firefox.clone(), "firefox"),
+            Engine::Camoufox => ("Camoufox", camoufox, "camoufox"),
+            Engine::Firefox => ("Firefox", self.firefox.clone(), "firefox"),
         };
         if is_executable(&path) {
             let template = Some(self.templates.join(engine_name)).filter(|template| template.is_dir());

@@ -7,7 +7,8 @@
 //!     └── start page            until it is loaded
 //! ```
 
-use camofleet_runner_api::{ErrorReason, RunnerState, Session, SessionPhase, StartPage, Tier};
+use camofleet_crds::v1alpha1::StartTier;
+use camofleet_runner_api::{ErrorReason, RunnerState, Session, SessionPhase, StartPage};
 use camofleet_runtime::traces::{KeyValue, Span, SpanKind, TraceContext, Tracer};
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
@@ -89,7 +90,7 @@ impl SessionStarts {
                 (_, SessionPhase::Starting) => return true,
                 (Some(ready), _) => ready,
                 (None, phase) => {
-                    if session.tier == Tier::Cold {
+                    if session.tier == StartTier::Cold {
                         let failed = (phase != SessionPhase::Ready).then_some("failed");
                         start.bind.record_phase("launch", start.bind.start, now, failed);
                     }

@@ -1,7 +1,7 @@
 //! Attacks of hostile runners on the operator, and the sessions that they invent.
 
-use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::{Session, SessionPhase, StartPage, Tier};
+use camofleet_crds::v1alpha1::{Display, StartTier};
+use camofleet_runner_api::{Session, SessionPhase, StartPage};
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
@@ -160,7 +160,7 @@ pub(super) fn session(uid: String, namespace: &str, name: String) -> Session {
         name,
         phase: SessionPhase::Ready,
         display: Display::Headless,
-        tier: Tier::Hot,
+        tier: StartTier::Hot,
         start_page: StartPage::None,
         clients: 0,
         end: None,

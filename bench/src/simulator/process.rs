@@ -2,7 +2,7 @@
 //! socket; callers pass the time.
 
 use super::browsers::{Browsers, Fault};
-use camofleet_crds::v1alpha1::EngineName;
+use camofleet_crds::v1alpha1::Engine;
 use camofleet_runner::core::{Action, Effect, Epochs, Event, Machine, Plan, Term};
 use camofleet_runner_api::{BindRequest, ErrorResponse, RunnerState, Session, SessionPhase, SessionReport};
 use std::{
@@ -32,7 +32,7 @@ impl Process {
     pub(super) fn start(plan: Plan, browsers: Browsers, now: Instant) -> Self {
         let state = RunnerState {
             boot_id: Uuid::new_v4().to_string(),
-            engine: Some(EngineName::Firefox),
+            engine: Some(Engine::Firefox),
             playwright_version: PLAYWRIGHT_VERSION.to_owned(),
             ..RunnerState::default()
         };
@@ -200,9 +200,9 @@ fn is_live(session: &Session) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use camofleet_crds::v1alpha1::{Display, StartUrlWait};
+    use camofleet_crds::v1alpha1::{Display, StartTier, StartUrlWait};
     use camofleet_runner::core::Kind;
-    use camofleet_runner_api::{EndReason, ErrorReason, Hot, Tier};
+    use camofleet_runner_api::{EndReason, ErrorReason, Hot};
 
     const SECOND: Duration = Duration::from_secs(1);
     const LAUNCH_TIME: Duration = Duration::from_secs(3);
@@ -284,7 +284,7 @@ mod tests {
     fn a_cold_session_is_ready_when_its_browser_is() {
         let (mut process, start) = cold(plan(), Fault::None);
         process.bind("a", request(), None, start).unwrap();
-        assert_eq!(process.machine.session("a").unwrap().tier, Tier::Cold);
+        assert_eq!(process.machine.session("a").unwrap().tier, StartTier::Cold);
         assert_eq!(phase(&process, "a"), Some(SessionPhase::Starting));
         assert_eq!(process.next_deadline(start), Some(start + LAUNCH_TIME));
         process.advance(start + LAUNCH_TIME);

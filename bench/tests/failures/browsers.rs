@@ -37,7 +37,7 @@ fn a_rollout_stops_at_a_canary_that_cannot_load_a_page() {
         // while one is hot.
         harness.create_hot_pool(FLEET, POOL, long_lived_pool(4, 1)).await?;
         claim(harness, "before", 2).await?;
-        let former = serving(&status(harness).await?)?;
+        let former = current_revision(&status(harness).await?)?;
 
         set_image(harness, BROKEN).await?;
         wait_until("the canary's failure is published", async || {
@@ -57,14 +57,14 @@ fn a_rollout_stops_at_a_canary_that_cannot_load_a_page() {
         claim(harness, "meanwhile", 1).await?;
         wait_until("the canary's proof has failed again", async || Ok(canary.launches() >= launches)).await?;
         let broken = status(harness).await?;
-        ensure!(serving(&broken)? == former, "a revision that cannot load a page became current");
+        ensure!(current_revision(&broken)? == former, "a revision that cannot load a page became current");
         ensure!(broken.updated_replicas <= 1, "{} runners have the broken revision", broken.updated_replicas);
         ensure!(canary.sessions().is_empty(), "the canary was given a session");
 
         set_image(harness, FIXED).await?;
         wait_until("the fixed revision is current", async || {
             let status = status(harness).await?;
-            let revision = serving(&status)?;
+            let revision = current_revision(&status)?;
             Ok(revision != former && Some(revision) == status.revision && status.updated_replicas >= 1)
         })
         .await?;
@@ -104,8 +104,8 @@ async fn status(harness: &Harness) -> Result<WorkerPoolStatus> {
 }
 
 /// The current revision of the pool.
-fn serving(status: &WorkerPoolStatus) -> Result<String> {
-    Ok(status.serving.as_ref().context("the pool has no current revision")?.revision.clone())
+fn current_revision(status: &WorkerPoolStatus) -> Result<String> {
+    Ok(status.current_revision.as_ref().context("the pool has no current revision")?.revision.clone())
 }
 
 async fn set_image(harness: &Harness, image: &str) -> Result<()> {

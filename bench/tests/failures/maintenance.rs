@@ -114,8 +114,8 @@ fn no_session_ends_when_a_new_operator_version_takes_over() {
         ensure_all_ready(&claims?)?;
         wait_until("the new revision is current", async || {
             let status = pools.get(POOL).await?.status.unwrap_or_default();
-            let serving = status.serving.map(|serving| serving.revision);
-            Ok(serving != before && serving == status.revision && status.updated_replicas >= 2)
+            let current = status.current_revision.map(|current| current.revision);
+            Ok(current != before && current == status.revision && status.updated_replicas >= 2)
         })
         .await?;
         let live = |seen: &ObservedSession| {

@@ -390,7 +390,7 @@ pub struct RunnerTemplate {
     /// Size in bytes of a template that exceeded [`MAX_TEMPLATE_BYTES`] when it was read. The other fields were
     /// dropped, so such an object must not be written back.
     #[serde(skip)]
-    pub too_large: Option<usize>,
+    pub oversized_bytes: Option<usize>,
 }
 
 // Templates are converted through JSON values, so that the many structs of volumes and affinities are compiled once,
@@ -415,8 +415,12 @@ fn within_bounds(template: RunnerTemplate) -> serde_json::Result<RunnerTemplate>
     // A published shape always has an image, and a spec may omit it. The schema bounds its length.
     json.as_object_mut().and_then(|fields| fields.remove("image"));
     let bytes = json.to_string().len();
-    let too_large = (bytes > MAX_TEMPLATE_BYTES).then_some(bytes);
-    Ok(if too_large.is_some() { RunnerTemplate { too_large, ..RunnerTemplate::default() } } else { template })
+    let oversized_bytes = (bytes > MAX_TEMPLATE_BYTES).then_some(bytes);
+    Ok(if oversized_bytes.is_some() {
+        RunnerTemplate { oversized_bytes, ..RunnerTemplate::default() }
+    } else {
+        template
+    })
 }
 
 fn json_of(template: &RunnerTemplate) -> serde_json::Result<Value> {
@@ -517,8 +521,8 @@ pub struct WorkerPoolStatus {
     pub revision: Option<String>,
     /// Shape in which new runners are created: the latest shape of which a runner became ready. It differs from
     /// `revision` until the first runner of the new shape, the canary, has loaded a page.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub serving: Option<Serving>,
+    #[serde(rename = "serving", default, skip_serializing_if = "Option::is_none")]
+    pub current_revision: Option<CurrentRevision>,
     /// Label selector of the runner pods, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
@@ -532,7 +536,7 @@ pub struct WorkerPoolStatus {
 /// A shape in which a runner became ready.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Serving {
+pub struct CurrentRevision {
     /// Hash of the shape, which runner pods have in the label `camofleet.dev/revision`.
     pub revision: String,
     /// Fields of the spec that shape runners, from which the operator creates more of them. JSON in a string, because
@@ -574,10 +578,17 @@ mod tests {
             spec.template
         };
         let fits = read(with(&"i".repeat(512), MAX_TEMPLATE_BYTES - 512));
-        assert_eq!((fits.too_large, fits.metadata.annotations.len()), (None, 16));
+        assert_eq!((fits.oversized_bytes, fits.metadata.annotations.len()), (None, 16));
         let too_large = read(with("i", MAX_TEMPLATE_BYTES));
-        assert!(too_large.too_large.is_some_and(|bytes| bytes > MAX_TEMPLATE_BYTES), "{:?}", too_large.too_large);
-        assert_eq!(too_large, RunnerTemplate { too_large: too_large.too_large, ..RunnerTemplate::default() });
+        assert!(
+            too_large.oversized_bytes.is_some_and(|bytes| bytes > MAX_TEMPLATE_BYTES),
+            "{:?}",
+            too_large.oversized_bytes
+        );
+        assert_eq!(
+            too_large,
+            RunnerTemplate { oversized_bytes: too_large.oversized_bytes, ..RunnerTemplate::default() }
+        );
     }
 
     #[test]

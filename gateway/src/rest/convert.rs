@@ -15,8 +15,7 @@ use camofleet_crds::{
     conditions::{self, READY, session as reasons},
     queue,
     v1alpha1::{
-        BrowserSession, BrowserSessionSpec, Display, EngineName, PoolRef, SessionState, StartTier, StartUrlWait,
-        WorkerPool,
+        BrowserSession, BrowserSessionSpec, Display, Engine, PoolRef, SessionState, StartTier, StartUrlWait, WorkerPool,
     },
 };
 use camofleet_runner_api as runner;
@@ -198,10 +197,10 @@ fn at(time: Option<&meta::MicroTime>) -> Option<Timestamp> {
     time.map(|time| time.0)
 }
 
-fn engine_name(engine: EngineName) -> &'static str {
+fn engine_name(engine: Engine) -> &'static str {
     match engine {
-        EngineName::Camoufox => "camoufox",
-        EngineName::Firefox => "firefox",
+        Engine::Camoufox => "camoufox",
+        Engine::Firefox => "firefox",
     }
 }
 

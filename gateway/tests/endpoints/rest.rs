@@ -6,8 +6,8 @@ use camofleet_auth::token::{Scope, SessionToken};
 use camofleet_crds::{
     conditions::{self, ConditionStatus, READY},
     v1alpha1::{
-        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, EngineName, LiveViewRef, PoolRef,
-        SessionState, StartTier, WorkerPool, WorkerPoolSpec,
+        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, Engine, LiveViewRef, PoolRef, SessionState,
+        StartTier, WorkerPool, WorkerPoolSpec,
     },
 };
 use camofleet_gateway::{
@@ -59,7 +59,7 @@ fn live_session(name: &str, runner: std::net::SocketAddr) -> Session {
     let mut status = BrowserSessionStatus {
         state: SessionState::Ready,
         pool: Some("pool".into()),
-        engine: Some(EngineName::Firefox),
+        engine: Some(Engine::Firefox),
         browser_version: Some("153.7.0".into()),
         start_tier: Some(StartTier::Hot),
         ready_time: Some(MicroTime(at(1))),

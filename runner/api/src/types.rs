@@ -1,6 +1,6 @@
 //! Request and response types of the runner's HTTP API. All of them are JSON with camelCase fields.
 
-use camofleet_crds::v1alpha1::{Display, EngineName, StartUrlWait};
+use camofleet_crds::v1alpha1::{Display, Engine, StartTier, StartUrlWait};
 use serde::{Deserialize, Serialize};
 
 /// The complete state of a runner: the response of `GET /v1/sessions`, and each line of `GET /v1/events`.
@@ -13,7 +13,7 @@ pub struct RunnerState {
     /// Increases with every change of this document. Comparable only within one boot id.
     pub generation: u64,
     /// The engine of the runner's browsers, once known.
-    pub engine: Option<EngineName>,
+    pub engine: Option<Engine>,
     /// Version that the browser reports (`153.7.0`); absent until the first launch succeeds.
     pub browser_version: Option<String>,
     /// Major and minor version of the Playwright server (`1.62`).
@@ -89,7 +89,7 @@ pub struct Session {
     /// Display of the session's browser.
     pub display: Display,
     /// Whether the session got a prewarmed browser.
-    pub tier: Tier,
+    pub tier: StartTier,
     /// Progress of the start page.
     pub start_page: StartPage,
     /// Number of clients connected to the session's Playwright server.
@@ -121,15 +121,6 @@ pub enum SessionPhase {
     Ending,
     /// Everything but this entry has been removed. The entry remains until the operator acknowledges it.
     Ended,
-}
-
-/// How a session got its browser.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Tier {
-    /// A prewarmed browser was bound.
-    Hot,
-    /// The browser was launched for the session.
-    Cold,
 }
 
 /// Progress of the start page.
@@ -220,7 +211,7 @@ pub struct BindResponse {
     /// Generation of a [`RunnerState`] that lists the session; after the first `PUT`, the first generation that does.
     pub generation: u64,
     /// Engine of the session's browser.
-    pub engine: EngineName,
+    pub engine: Engine,
     /// Version that the browser reports; absent until the runner's first launch succeeds.
     pub browser_version: Option<String>,
     /// Major and minor version of the Playwright server.

@@ -17,9 +17,9 @@ use crate::core::{
     smoke_test::SmokeTest,
     stack::{LAUNCH_TIMEOUT, Overdue, Purpose, StackId, Stacks},
 };
-use camofleet_crds::v1alpha1::{Display, StartUrlWait};
+use camofleet_crds::v1alpha1::{Display, StartTier, StartUrlWait};
 use camofleet_runner_api::{
-    self as api, BindRequest, End, EndReason, ErrorReason, ErrorResponse, RunnerState, SessionReport, Tier,
+    self as api, BindRequest, End, EndReason, ErrorReason, ErrorResponse, RunnerState, SessionReport,
 };
 use std::time::Instant;
 
@@ -214,7 +214,7 @@ impl Machine {
             return refuse(ErrorReason::NoFreeSlot, message);
         }
         let hot = self.stacks.pick_hot(request.display.into(), now);
-        let tier = if hot.is_some() { Tier::Hot } else { Tier::Cold };
+        let tier = if hot.is_some() { StartTier::Hot } else { StartTier::Cold };
         self.sessions.add(uid, Session::new(request, tier, now));
         if let Some(stack) = hot {
             self.assign(uid, stack, now);

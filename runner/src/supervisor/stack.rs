@@ -10,7 +10,7 @@ use crate::{
         process::{Mark, Process, describe_exit, remove_directory, with_output},
     },
 };
-use camofleet_crds::v1alpha1::{EngineName, StartUrlWait};
+use camofleet_crds::v1alpha1::{Engine, StartUrlWait};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashSet,
@@ -180,7 +180,7 @@ struct Resources {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct LaunchRequest<'a> {
-    engine: EngineName,
+    engine: Engine,
     executable: &'a Path,
     dir: &'a Path,
     ws_path: &'a str,
@@ -326,7 +326,7 @@ impl Task {
 
     fn launch_request(&self) -> LaunchRequest<'_> {
         let Screen { width, height } = self.settings.screen;
-        let camoufox_config = (self.settings.engine == EngineName::Camoufox).then(|| {
+        let camoufox_config = (self.settings.engine == Engine::Camoufox).then(|| {
             // The fingerprint's screen size matches the real one.
             serde_json::json!({
                 "screen.width": width, "screen.height": height, "screen.availWidth": width, "screen.availHeight": height,

@@ -19,7 +19,7 @@ use crate::core::{
 };
 use camofleet_crds::{
     conditions::session as reasons,
-    queue::Arrival,
+    queue::CreationOrder,
     v1alpha1::{BrowserSession, SessionState, WorkerPool, WorkerPoolSpec},
 };
 use camofleet_runner_api::SessionPhase;
@@ -358,7 +358,8 @@ impl Core {
 
     fn evaluate_wait(&self, session: &Session) -> Result<Option<WaitReason>, Outcome> {
         let wait = self.wait_reason(session)?;
-        let queue_overflow = || self.queue_overflow(&Demand::of(session.object()), &Arrival::of(session.object()));
+        let queue_overflow =
+            || self.queue_overflow(&Demand::of(session.object()), &CreationOrder::of(session.object()));
         if let Some(outcome) = (!session.is_admitted()).then(queue_overflow).flatten() {
             return Err(outcome);
         }

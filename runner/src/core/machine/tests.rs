@@ -379,7 +379,10 @@ fn binds_a_hot_browser_and_opens_the_start_page() {
     assert!(world.state().warm);
     world.bind("s", request(Display::Headless, 60, 600, true));
     let session = world.machine.session("s").unwrap();
-    assert_eq!((session.phase, session.tier, session.start_page), (SessionPhase::Ready, Tier::Hot, StartPage::Loading));
+    assert_eq!(
+        (session.phase, session.tier, session.start_page),
+        (SessionPhase::Ready, StartTier::Hot, StartPage::Loading)
+    );
     assert_eq!(world.opened.len(), 1);
     assert_eq!((world.state().hot.headless, world.state().free, world.state().warm), (1, 1, true));
 }
@@ -436,7 +439,7 @@ fn a_session_of_the_other_kind_displaces_a_hot_browser() {
     world.apply(Step::Removed { nth: 0 });
     world.apply(Step::Launched { nth: 0 });
     let session = world.machine.session("s").unwrap();
-    assert_eq!((session.phase, session.tier), (SessionPhase::Ready, Tier::Cold));
+    assert_eq!((session.phase, session.tier), (SessionPhase::Ready, StartTier::Cold));
 }
 
 #[test]
