@@ -104,7 +104,8 @@ pub struct BrowserSessionSpec {
         .message("startUrl must be an http://, https:// or data: URL, or about:blank; write the scheme out, as in https://example.org"))]
     pub start_url: Option<String>,
     /// Event after which the initial page counts as loaded: `DOMContentLoaded` (DomContentLoaded) or `load` (Load).
-    /// With None the browser does not navigate to the page. This never delays the condition `Ready`. Defaults to Load.
+    /// With None the browser does not navigate to the page. Loading the page never delays the condition `Ready`.
+    /// Defaults to Load.
     #[serde(default)]
     pub start_url_wait: StartUrlWait,
 }
