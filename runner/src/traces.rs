@@ -4,7 +4,7 @@
 //! bind (operator)
 //! └── bind (runner)             the request
 //!     ├── launch                of a cold browser, until clients can connect
-//!     └── start page            until it is loaded
+//!     └── start_page            until it is loaded
 //! ```
 
 use camofleet_crds::v1alpha1::StartTier;
@@ -99,9 +99,9 @@ impl SessionStarts {
             };
             match (&session.start_page, session.phase) {
                 (StartPage::Loading, SessionPhase::Ready) => return true,
-                (StartPage::Loaded, _) => start.bind.record_phase("start page", ready, now, None),
+                (StartPage::Loaded, _) => start.bind.record_phase("start_page", ready, now, None),
                 // The cause is omitted, because the browser's message can contain the page's address.
-                (StartPage::Failed { .. }, _) => start.bind.record_phase("start page", ready, now, Some("failed")),
+                (StartPage::Failed { .. }, _) => start.bind.record_phase("start_page", ready, now, Some("failed")),
                 (StartPage::None | StartPage::Loading, _) => {}
             }
             false

@@ -7,7 +7,7 @@ mod support;
 use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::{Display, Engine, StartTier};
 use camofleet_runner_api::{BindRequest, EndReason, ErrorReason, Hot, SessionPhase, StartPage, client::CallError};
-use camofleet_testkit::rfb::Viewer;
+use camofleet_testkit::rfb::RfbClient;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::{
@@ -28,8 +28,8 @@ const GREEN_PAGE: &str = "data:text/html,<title>green</title><body style='backgr
 
 fn rejection_reason(error: Result<impl std::fmt::Debug, CallError>) -> ErrorReason {
     match error {
-        Err(CallError::Refused(response)) => response.reason,
-        other => panic!("not refused: {other:?}"),
+        Err(CallError::Rejected(response)) => response.reason,
+        other => panic!("not rejected: {other:?}"),
     }
 }
 
@@ -115,7 +115,7 @@ async fn check_viewer(runner: &TestRunner) {
     }
     let (stream, head) = runner.upgrade("headful", Scope::View, headers).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-    let mut viewer = Viewer::connect(stream).await.unwrap();
+    let mut viewer = RfbClient::connect(stream).await.unwrap();
     assert_eq!(viewer.security_types(), [1], "no password: the gateway authenticates viewers");
     assert_eq!(viewer.size(), (1280, 720));
     // The window fills the screen, so the page covers its centre and its lower right corner.
@@ -239,7 +239,7 @@ async fn concurrent_displays_get_distinct_numbers() {
         runner.wait_for("loaded", |state| (state.session(uid)?.start_page == StartPage::Loaded).then_some(())).await;
         let (stream, head) = runner.upgrade(uid, Scope::View, "Connection: Upgrade\r\nUpgrade: rfb\r\n").await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-        let mut viewer = Viewer::connect(stream).await.unwrap();
+        let mut viewer = RfbClient::connect(stream).await.unwrap();
         while viewer.picture().await.unwrap().colour(640, 400) != colour {}
     }
     // SIGKILL leaves Xvnc no chance to remove its files.

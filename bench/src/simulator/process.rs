@@ -201,7 +201,7 @@ fn is_live(session: &Session) -> bool {
 mod tests {
     use super::*;
     use camofleet_crds::v1alpha1::{Display, StartTier, StartUrlWait};
-    use camofleet_runner::core::Kind;
+    use camofleet_runner::core::DisplayKind;
     use camofleet_runner_api::{EndReason, ErrorReason, Hot};
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn binds_hot_browsers_at_once_and_refuses_when_full() {
+    fn binds_hot_browsers_at_once_and_rejects_when_full() {
         let (mut process, now) = warm(plan());
         for uid in ["a", "b"] {
             assert_eq!(process.bind(uid, request(), None, now), Ok(true));
@@ -401,7 +401,8 @@ mod tests {
 
     #[test]
     fn a_canary_is_not_warm_before_a_browser_loads_a_page() {
-        let (mut process, start) = cold(Plan { smoke_test: Some(Kind::Headful), ..plan() }, Fault::PageLoadFails);
+        let (mut process, start) =
+            cold(Plan { smoke_test: Some(DisplayKind::Headful), ..plan() }, Fault::PageLoadFails);
         let now = start + 60 * SECOND;
         let state = advance_until(&mut process, start, now);
         assert!(

@@ -37,8 +37,9 @@ pub struct RunnerState {
 }
 
 impl RunnerState {
-    /// Maximum number of sessions that a runner with that number of slots lists: one per slot, and ended ones that
-    /// the operator has not acknowledged. The operator binds no more than that, so it rejects a longer list.
+    /// Maximum number of sessions that a runner with that number of slots lists: one per slot, and ended ones that the
+    /// operator has not acknowledged. The operator binds no more sessions than the runner has slots, so it rejects a
+    /// state with a longer list.
     pub const fn max_sessions(slots: u32) -> usize {
         2 * slots as usize + 16
     }
@@ -151,10 +152,12 @@ pub struct End {
     pub message: String,
 }
 
-/// Why a session ended, as its runner observed it. Each value is also a reason of the condition `Finished`.
+/// Why a session ended, as its runner observed it. Each value except `Deleted` is also a reason of the condition
+/// `Finished`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EndReason {
-    /// The operator deleted the session.
+    /// The operator deleted the session. Only a session that the present leader did not delete shows it in its status,
+    /// as `RunnerLost`.
     Deleted,
     /// No activity for `idleTimeoutSeconds`.
     IdleTimeout,
@@ -251,7 +254,7 @@ pub enum ErrorReason {
     TokenUsed,
     /// A leader with a higher epoch has already called this runner.
     StaleEpoch,
-    /// The session has reached its limit of clients and viewers.
+    /// The session has reached its limit of Playwright clients and live-view clients.
     TooManyConnections,
 }
 
