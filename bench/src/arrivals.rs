@@ -1,4 +1,4 @@
-//! Arrival patterns of claims, and statistics of their latencies.
+//! CreationOrder patterns of claims, and statistics of their latencies.
 
 use crate::stats::{Samples, milliseconds};
 use anyhow::{Context, Result};

@@ -96,9 +96,9 @@ impl FakeRunner {
 pub fn hostile_pool(attack: Attack) -> WorkerPool {
     let mut spec = match attack {
         Attack::NeverWarm => long_lived_pool(NEVER_WARM, 1),
-        Attack::DrippingRefusal
+        Attack::DrippingRejection
         | Attack::DrippingState
-        | Attack::HugeRefusal
+        | Attack::HugeRejection
         | Attack::EndlessAnswer
         | Attack::HeavyStates
         | Attack::ManyStates
@@ -195,7 +195,7 @@ fn fake_runners(target: &TargetPool) -> impl Iterator<Item = FakeRunner> {
         target: None,
         gated: true,
     });
-    let of_target = [Attack::OrphansInSlots, Attack::NeverWarm, Attack::DrippingRefusal].map(|attack| FakeRunner {
+    let of_target = [Attack::OrphansInSlots, Attack::NeverWarm, Attack::DrippingRejection].map(|attack| FakeRunner {
         name: format!("of-target-{}", attack.name()),
         attack,
         target: Some(target.clone()),

@@ -6,15 +6,15 @@ use crate::{
     control_plane::{ControlPlane, User},
     operator::{NAMESPACE, Operator},
     proxy::Proxy,
-    sessions::Sessions,
+    sessions::ObservedSessions,
     simulator::{Nodes, Simulator},
 };
 use anyhow::{Context, Result, bail};
 use camofleet_crds::{
     conditions::session as reasons,
     v1alpha1::{
-        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, EngineName, PoolRef, SessionState, StartTier,
-        WorkerPool, WorkerPoolSpec,
+        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Engine, PoolRef, SessionState, StartTier, WorkerPool,
+        WorkerPoolSpec,
     },
 };
 use k8s_openapi::{
@@ -65,20 +65,20 @@ pub struct Harness {
     /// The configuration.
     pub options: Options,
     /// The watch of all sessions.
-    pub sessions: Arc<Sessions>,
+    pub sessions: Arc<ObservedSessions>,
     /// Simulated nodes and runners.
     pub simulator: Simulator,
     /// The control plane.
     pub control_plane: ControlPlane,
     /// A client with all permissions.
     pub client: Client,
-    claims: Claims,
+    session_client: SessionClient,
 }
 
 /// Creates sessions and waits until they are Ready.
 #[derive(Clone)]
-pub struct Claims {
-    sessions: Arc<Sessions>,
+pub struct SessionClient {
+    sessions: Arc<ObservedSessions>,
     client: LimitedClient,
     /// Patches statuses as the operator's user.
     patcher: LimitedClient,
@@ -104,8 +104,8 @@ impl Harness {
     pub async fn start(options: Options) -> Result<Self> {
         let mut control_plane = ControlPlane::start(&options.kubernetes).await?;
         match Self::populate(&control_plane, &options).await {
-            Ok((client, simulator, sessions, claims)) => {
-                Ok(Self { options, sessions, simulator, control_plane, client, claims })
+            Ok((client, simulator, sessions, session_client)) => {
+                Ok(Self { options, sessions, simulator, control_plane, client, session_client })
             }
             Err(error) => {
                 control_plane.stop().await?;
@@ -117,13 +117,14 @@ impl Harness {
     async fn populate(
         control_plane: &ControlPlane,
         options: &Options,
-    ) -> Result<(Client, Simulator, Arc<Sessions>, Claims)> {
+    ) -> Result<(Client, Simulator, Arc<ObservedSessions>, SessionClient)> {
         let client = control_plane.client(User::Admin).await?;
         install(&client).await?;
         let simulator = Simulator::start(control_plane, options.nodes, options.launch_time).await?;
-        let sessions = Arc::new(Sessions::watch(control_plane.client(User::Admin).await?).await?);
-        let claims = Claims::new(Arc::clone(&sessions), client.clone(), control_plane.client(User::Operator).await?);
-        Ok((client, simulator, sessions, claims))
+        let sessions = Arc::new(ObservedSessions::watch(control_plane.client(User::Admin).await?).await?);
+        let session_client =
+            SessionClient::new(Arc::clone(&sessions), client.clone(), control_plane.client(User::Operator).await?);
+        Ok((client, simulator, sessions, session_client))
     }
 
     /// Stops everything and removes the temporary directory.
@@ -171,8 +172,8 @@ impl Harness {
     }
 
     /// The client for sessions.
-    pub fn claims(&self) -> Claims {
-        self.claims.clone()
+    pub fn session_client(&self) -> SessionClient {
+        self.session_client.clone()
     }
 
     /// Creates a namespace, and waits until pods can be created in it.
@@ -290,9 +291,9 @@ impl Harness {
     }
 }
 
-impl Claims {
+impl SessionClient {
     /// Creates sessions with one client, and patches those of the floor with the other.
-    pub fn new(sessions: Arc<Sessions>, client: Client, patcher: Client) -> Self {
+    pub fn new(sessions: Arc<ObservedSessions>, client: Client, patcher: Client) -> Self {
         Self { sessions, client: LimitedClient::new(client), patcher: LimitedClient::new(patcher) }
     }
 
@@ -332,8 +333,8 @@ impl Claims {
         Ok(Claim { requested, ready: received_within(ready, timeout).await })
     }
 
-    /// Like [`Claims::floor`], and then the calls at the end of a session: the patch to Finished and the deletion.
-    /// Returns before those.
+    /// Like [`SessionClient::floor`], and then the calls at the end of a session: the patch to Finished and the
+    /// deletion. Returns before those.
     ///
     /// # Errors
     /// Returns an error if the API server rejects a call before Ready.
@@ -507,7 +508,7 @@ fn ready_status(session: &BrowserSession) -> BrowserSessionStatus {
             condition("Stalled", "False", reasons::IN_PROGRESS, ""),
         ],
         pool: Some("floor".to_owned()),
-        engine: Some(EngineName::Firefox),
+        engine: Some(Engine::Firefox),
         browser_version: Some("153.0".to_owned()),
         playwright_version: Some("1.62".to_owned()),
         start_tier: Some(StartTier::Hot),

@@ -24,7 +24,7 @@ pub struct Violations {
     /// Sessions that disappeared, are not on the runner that their status names, still wait, or ended for an unexpected
     /// reason; and pools with too few runners.
     pub lost: Vec<String>,
-    /// UIDs of sessions whose statuses named more than one runner.
+    /// UIDs of sessions whose statuses named more than one runner at any time.
     pub published_twice: Vec<String>,
     /// Sessions on runners without a matching status, and runners that no pool needs.
     pub leaked: Vec<String>,
@@ -40,7 +40,7 @@ impl Violations {
 impl fmt::Display for Violations {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (what, findings) in
-            [("lost", &self.lost), ("published on two runners", &self.published_twice), ("leaked", &self.leaked)]
+            [("lost", &self.lost), ("published twice", &self.published_twice), ("leaked", &self.leaked)]
         {
             writeln!(formatter, "{} {what}", findings.len())?;
             for finding in findings.iter().take(20) {

@@ -49,8 +49,8 @@ struct Setup {
     /// Number of simulated nodes. Default: 10, or 4 for `hostile`.
     #[arg(long, global = true)]
     nodes: Option<usize>,
-    /// CPUs of each node. The operator never launches more runners at once than the nodes have CPUs. Default: 64, or 4
-    /// for `hostile`, where the attacker tries to use up all launches.
+    /// CPUs of each node. The operator launches at most twice as many runners at once as the nodes have CPUs. Default:
+    /// 64, or 4 for `hostile`, where the attacker tries to use up all launches.
     #[arg(long, global = true)]
     cpus: Option<usize>,
     /// Launch time of a simulated browser. With the default of 0, latencies are those of the operator alone.

@@ -189,8 +189,8 @@ async fn forward(state: Arc<ProxyState>, request: Request<Incoming>) -> Result<R
     let forwarder = Arc::clone(&state);
     let forwarded = tokio::spawn(async move {
         forwarder.wait_until_connected().await;
-        if let Some(refusal) = fault.and_then(refusal) {
-            return Ok(refusal);
+        if let Some(rejection) = fault.and_then(rejection) {
+            return Ok(rejection);
         }
         let (mut head, body) = forwarder.client.send(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();
@@ -257,7 +257,7 @@ fn full_body(bytes: Bytes) -> Body {
 }
 
 /// The response of an API server that rejects a write, or `None` for [`Fault::ResponseLost`].
-fn refusal(fault: Fault) -> Option<Response<Body>> {
+fn rejection(fault: Fault) -> Option<Response<Body>> {
     let (code, reason) = match fault {
         Fault::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequests"),
         Fault::ServerError => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),

@@ -23,12 +23,12 @@ use std::{
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 
-/// Interval at which [`Sessions::wait_for`] counts sessions.
+/// Interval at which [`ObservedSessions::wait_for`] counts sessions.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Everything that the watch has shown of sessions.
 #[derive(Debug)]
-pub struct Sessions {
+pub struct ObservedSessions {
     observations: Arc<Mutex<Observations>>,
     watching: JoinHandle<()>,
 }
@@ -97,7 +97,7 @@ struct WatchedRunner {
     uid: String,
 }
 
-impl Sessions {
+impl ObservedSessions {
     /// Starts the watch. Other calls with this client would delay its events.
     ///
     /// # Errors
@@ -125,13 +125,22 @@ impl Sessions {
     /// The observations of all sessions of a namespace, without names.
     pub fn all(&self, namespace: &str) -> Vec<ObservedSession> {
         let observations = lock(&self.observations);
-        observations.seen.iter().filter(|((in_, _), _)| in_ == namespace).map(|(_, seen)| seen.clone()).collect()
+        observations
+            .seen
+            .iter()
+            .filter(|((session_namespace, _), _)| session_namespace == namespace)
+            .map(|(_, seen)| seen.clone())
+            .collect()
     }
 
     /// Counts the sessions of a namespace that match.
     pub fn count(&self, namespace: &str, matches: impl Fn(&ObservedSession) -> bool) -> usize {
         let observations = lock(&self.observations);
-        observations.seen.iter().filter(|((in_, _), seen)| in_ == namespace && matches(seen)).count()
+        observations
+            .seen
+            .iter()
+            .filter(|((session_namespace, _), seen)| session_namespace == namespace && matches(seen))
+            .count()
     }
 
     /// Waits until `count` sessions of a namespace match; `what` describes them in the error.
@@ -181,17 +190,17 @@ impl Sessions {
     /// The observations of all sessions of a namespace, by name.
     pub fn by_name(&self, namespace: &str) -> BTreeMap<String, ObservedSession> {
         let observations = lock(&self.observations);
-        let here = observations.seen.iter().filter(|((in_, _), _)| in_ == namespace);
+        let here = observations.seen.iter().filter(|((session_namespace, _), _)| session_namespace == namespace);
         here.map(|((_, name), seen)| (name.clone(), seen.clone())).collect()
     }
 
     /// Drops the observations of a namespace.
     pub fn forget(&self, namespace: &str) {
-        lock(&self.observations).seen.retain(|(in_, _), _| in_ != namespace);
+        lock(&self.observations).seen.retain(|(session_namespace, _), _| session_namespace != namespace);
     }
 }
 
-impl Drop for Sessions {
+impl Drop for ObservedSessions {
     fn drop(&mut self) {
         self.watching.abort();
     }

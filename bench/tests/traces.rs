@@ -88,8 +88,8 @@ async fn runners_get_the_collector_endpoint(harness: &Harness, collector: &Colle
 }
 
 async fn a_session_start_is_one_trace(harness: &Harness, collector: &Collector) {
-    let claims = harness.claims();
-    let claim = claims.claim(NAMESPACE.into(), "hot".into(), "pool".into(), TIMEOUT).await.unwrap();
+    let client = harness.session_client();
+    let claim = client.claim(NAMESPACE.into(), "hot".into(), "pool".into(), TIMEOUT).await.unwrap();
     assert!(claim.ready.is_some(), "the session is not Ready");
     let sessions = harness.api::<BrowserSession>(NAMESPACE);
     let session = sessions.get("hot").await.unwrap();
@@ -129,7 +129,7 @@ async fn a_session_start_is_one_trace(harness: &Harness, collector: &Collector) 
 
 async fn a_rejected_session_ends_its_trace_with_an_error(harness: &Harness, collector: &Collector) {
     let greedy = BrowserSessionSpec { priority: 1, ttl_seconds_after_finished: 300, ..session_spec("pool") };
-    let session = harness.claims().create(NAMESPACE, "greedy", greedy).await.unwrap();
+    let session = harness.session_client().create(NAMESPACE, "greedy", greedy).await.unwrap();
     let id = trace_of(&session.uid().unwrap());
     let trace = collector.wait_for(&id, &["session.start", "publish"]).await.unwrap();
     assert_eq!(trace.len(), 2, "{trace:#?}");

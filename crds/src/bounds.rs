@@ -73,6 +73,6 @@ fn bound(path: &str, schema: &mut JSONSchemaProps) {
     }
 }
 
-fn bound_of(path: &str, by_field: &ByField, other: i64) -> i64 {
-    by_field.iter().find(|(field, _)| path.ends_with(field)).map_or(other, |(_, bound)| *bound)
+fn bound_of(path: &str, by_field: &ByField, default: i64) -> i64 {
+    by_field.iter().find(|(field, _)| path.ends_with(field)).map_or(default, |(_, bound)| *bound)
 }

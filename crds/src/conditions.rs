@@ -73,7 +73,7 @@ pub mod session {
 pub mod pool {
     /// `Ready` is true: all desired runners are warm or serve sessions.
     pub const ALL_RUNNERS_READY: &str = "AllRunnersReady";
-    /// `Reconciling` is false: the pool has exactly the desired runners, all of the update shape.
+    /// `Reconciling` is false: the pool has exactly the desired runners, all of the update revision.
     pub const RECONCILED: &str = "Reconciled";
     /// `Stalled` is false: no person needs to intervene.
     pub const NOT_STALLED: &str = "NotStalled";
@@ -84,8 +84,8 @@ pub mod pool {
     pub const WAITING_TO_LAUNCH: &str = "WaitingToLaunch";
     /// `Reconciling` is true: runners are being removed or replaced.
     pub const RUNNERS_LEAVING: &str = "RunnersLeaving";
-    /// `Reconciling` is true: the shape has changed, and the first runner of the new shape, the canary, has yet to load
-    /// a page.
+    /// `Reconciling` is true: the revision has changed, and the canary, the first runner of the update revision, has yet
+    /// to load a page.
     pub const CANARY_STARTING: &str = "CanaryStarting";
     /// `Reconciling` is true: the pool is being deleted and waits for its sessions.
     pub const DRAINING: &str = "Draining";
@@ -101,11 +101,11 @@ pub mod pool {
     pub const BROWSERS_FAILING: &str = "BrowsersFailing";
     /// `Stalled` is true: runners are missing, and none has become ready for 10 minutes, without a known cause.
     pub const NO_PROGRESS: &str = "NoProgress";
-    /// `Stalled` is true: the first runner of a new shape could not start a browser and load a page. Runners of the
-    /// current shape continue to serve, and are replaced by runners of the same shape.
+    /// `Stalled` is true: the canary could not start a browser and load a page. Runners of the current revision continue
+    /// to serve, and are replaced by runners of the same revision.
     pub const CANARY_FAILED: &str = "CanaryFailed";
     /// `Stalled` is true: the template exceeds its size limit, so no runner is created from it. Runners of the current
-    /// shape continue to serve, and are replaced by runners of the same shape.
+    /// revision continue to serve, and are replaced by runners of the same revision.
     pub const TEMPLATE_TOO_LARGE: &str = "TemplateTooLarge";
     /// `Stalled` is true: a PodDisruptionBudget with the pool's name has another owner, so the runners can be evicted.
     pub const BUDGET_TAKEN: &str = "BudgetTaken";

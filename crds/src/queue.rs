@@ -1,5 +1,5 @@
-//! Order in which a pool serves queued sessions: by priority, then by fair shares of the tenants, then by arrival. The
-//! operator schedules by this order, and the gateway shows queue positions from it.
+//! Order in which a pool serves queued sessions: by priority, then by fair shares of the tenants, then by creation order.
+//! The operator schedules by this order, and the gateway shows queue positions from it.
 
 use crate::v1alpha1::{BrowserSession, WorkerPool};
 use k8s_openapi::jiff::Timestamp;
@@ -8,19 +8,19 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-/// Sorts sessions by arrival, the earliest first. It depends on the object alone, so a restarted operator finds the
-/// same order.
+/// Sorts sessions by creation time and UID, the earliest first. It depends on the object alone, so a restarted operator
+/// finds the same order.
 ///
-/// `creationTimestamp` has whole seconds. Within one second the UID decides, which is not the order of arrival, but a
-/// stable one.
+/// `creationTimestamp` has whole seconds. Within one second the UID decides, so the order is stable, but it is not the
+/// order in which the API server created the sessions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Arrival {
+pub struct CreationOrder {
     created: Timestamp,
     uid: String,
 }
 
-impl Arrival {
-    /// Arrival of this session.
+impl CreationOrder {
+    /// CreationOrder of this session.
     pub fn of(session: &BrowserSession) -> Self {
         Self {
             created: session.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0),
@@ -38,19 +38,19 @@ impl Arrival {
 ///
 /// A higher priority ranks first. Within a priority, the tenant ranks first that would have the fewest sessions per
 /// weight with one more session, so tenants approach their shares regardless of how many sessions they queue. Within a
-/// tenant, arrival decides.
+/// tenant, the creation order decides.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueueRank<'a> {
     priority: Reverse<i32>,
     share: Share,
-    arrival: &'a Arrival,
+    creation: &'a CreationOrder,
 }
 
 impl<'a> QueueRank<'a> {
     /// Rank of a session in `pool`, where its tenant has `running` sessions.
-    pub fn new(pool: &WorkerPool, priority: i32, tenant: &str, running: u32, arrival: &'a Arrival) -> Self {
+    pub fn new(pool: &WorkerPool, priority: i32, tenant: &str, running: u32, creation: &'a CreationOrder) -> Self {
         let share = Share { sessions: running.saturating_add(1), weight: pool.spec.limits.weight_of(tenant) };
-        Self { priority: Reverse(priority), share, arrival }
+        Self { priority: Reverse(priority), share, creation }
     }
 }
 
@@ -83,18 +83,18 @@ impl PartialEq for Share {
 
 impl Eq for Share {}
 
-/// The waiting sessions in the order in which `pool` serves them if no session arrives or ends meanwhile. `running` has
+/// The waiting sessions in the order in which `pool` serves them if no session is created or ends meanwhile. `running` has
 /// the number of sessions that each tenant runs there.
 pub fn order<'a>(
     pool: &WorkerPool,
     running: &BTreeMap<String, u32>,
     waiting: impl IntoIterator<Item = &'a BrowserSession>,
 ) -> Vec<&'a BrowserSession> {
-    let sessions: BTreeMap<Arrival, &BrowserSession> =
-        waiting.into_iter().map(|session| (Arrival::of(session), session)).collect();
-    let mut queues = BTreeMap::<(Reverse<i32>, &str), BTreeSet<&Arrival>>::new();
-    for (arrival, session) in &sessions {
-        queues.entry((Reverse(session.spec.priority), session.tenant())).or_default().insert(arrival);
+    let sessions: BTreeMap<CreationOrder, &BrowserSession> =
+        waiting.into_iter().map(|session| (CreationOrder::of(session), session)).collect();
+    let mut queues = BTreeMap::<(Reverse<i32>, &str), BTreeSet<&CreationOrder>>::new();
+    for (creation, session) in &sessions {
+        queues.entry((Reverse(session.spec.priority), session.tenant())).or_default().insert(creation);
     }
     let mut running: BTreeMap<&str, u32> = running.iter().map(|(tenant, count)| (tenant.as_str(), *count)).collect();
     let mut order = Vec::with_capacity(sessions.len());
@@ -102,13 +102,13 @@ pub fn order<'a>(
         // Lower priorities wait until this one is exhausted.
         let heads = queues.range((*highest, "")..).take_while(|((priority, _), _)| priority == highest).filter_map(
             |((priority, tenant), queue)| {
-                let arrival = *queue.first()?;
+                let creation = *queue.first()?;
                 let count = running.get(tenant).copied().unwrap_or_default();
-                Some((QueueRank::new(pool, priority.0, tenant, count, arrival), (*priority, *tenant)))
+                Some((QueueRank::new(pool, priority.0, tenant, count, creation), (*priority, *tenant)))
             },
         );
         let Some((rank, queue)) = heads.min() else { break };
-        order.push(sessions[rank.arrival]);
+        order.push(sessions[rank.creation]);
         *running.entry(queue.1).or_default() += 1;
         if let Some(rest) = queues.get_mut(&queue) {
             rest.pop_first();

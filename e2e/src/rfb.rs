@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Context, Result};
 use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::RunnerRef;
-use camofleet_testkit::rfb::{Picture, Viewer};
+use camofleet_testkit::rfb::{Picture, RfbClient};
 use futures::{SinkExt, StreamExt};
 use reqwest::{
     StatusCode,
@@ -43,7 +43,7 @@ pub async fn picture(gateway_key: &Key, runner: &RunnerRef, session_uid: &str) -
     if status != StatusCode::SWITCHING_PROTOCOLS {
         anyhow::bail!("the runner responded {status}: {}", response.text().await?);
     }
-    Viewer::connect(response.upgrade().await?).await?.picture().await
+    RfbClient::connect(response.upgrade().await?).await?.picture().await
 }
 
 /// Opens the live view of a session at the gateway. Also returns the selected subprotocol, which names the granted
@@ -64,13 +64,13 @@ pub async fn connect_viewer(
     ns: &TestNamespace,
     session: &Session,
     token: &str,
-) -> Result<(Viewer<impl AsyncRead + AsyncWrite + Unpin + use<>>, String)> {
+) -> Result<(RfbClient<impl AsyncRead + AsyncWrite + Unpin + use<>>, String)> {
     let (socket, granted) = open_live_view(ns, &session.name, token).await?;
     Ok((viewer_over(socket).await?, granted))
 }
 
 /// Starts an RFB viewer over a WebSocket.
-pub async fn viewer_over(socket: ClientSocket) -> Result<Viewer<impl AsyncRead + AsyncWrite + Unpin + use<>>> {
+pub async fn viewer_over(socket: ClientSocket) -> Result<RfbClient<impl AsyncRead + AsyncWrite + Unpin + use<>>> {
     let (to_display, from_display) = socket.split();
     let pictures = from_display.filter_map(async |message| match message {
         Ok(Message::Binary(bytes)) => Some(Ok(bytes)),
@@ -80,5 +80,5 @@ pub async fn viewer_over(socket: ClientSocket) -> Result<Viewer<impl AsyncRead +
     let messages = to_display.with(async |bytes| Ok::<_, tungstenite::Error>(Message::Binary(bytes)));
     let read = StreamReader::new(Box::pin(pictures));
     let write = SinkWriter::new(CopyToBytes::new(Box::pin(messages.sink_map_err(io::Error::other))));
-    Viewer::connect(tokio::io::join(read, write)).await
+    RfbClient::connect(tokio::io::join(read, write)).await
 }

@@ -158,7 +158,7 @@ async fn wait_for_pools(ns: &TestNamespace) -> Result<()> {
             pool.status.as_ref().is_some_and(|status| {
                 status.observed_generation == pool.metadata.generation
                     && status.updated_replicas >= pool.spec.fixed_replicas()
-                    && status.serving.as_ref().map(|serving| &serving.revision) == status.revision.as_ref()
+                    && status.current_revision.as_ref().map(|current| &current.revision) == status.revision.as_ref()
             })
         })
         .await?;

@@ -86,14 +86,14 @@ pub enum ApiError {
     #[error("the Kubernetes API server did not answer in time: try again")]
     ApiServerTimeout,
     /// The object does not match the gateway's version of the CRD.
-    #[error("the gateway cannot parse session {0}: is the gateway older than the installed CRDs?")]
+    #[error("the gateway cannot parse session {0}: upgrade the gateway to the version of the installed CRDs")]
     Unreadable(Key, String),
     /// No connection to the session's runner, or no answer.
     #[error("the session's runner did not answer: try again")]
     RunnerUnreachable(String),
     /// The runner rejected the gateway's token, or does not have the session.
     #[error("the session's runner rejected the gateway's request: {0}")]
-    RunnerRefused(String),
+    RunnerRejected(String),
 }
 
 fn denied_message(denied: Denied) -> String {
@@ -148,7 +148,7 @@ impl ApiError {
             | Self::ApiServer(_)
             | Self::ApiServerTimeout
             | Self::RunnerUnreachable(_)
-            | Self::RunnerRefused(_) => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::RunnerRejected(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -170,7 +170,7 @@ impl ApiError {
             Self::Draining => Outcome::Draining,
             Self::ApiServer(_) | Self::ApiServerTimeout | Self::Unreadable(..) => Outcome::ApiServer,
             Self::RunnerUnreachable(_) => Outcome::RunnerUnreachable,
-            Self::RunnerRefused(_) => Outcome::RunnerRefused,
+            Self::RunnerRejected(_) => Outcome::RunnerRefused,
         }
     }
 
@@ -181,7 +181,7 @@ impl ApiError {
             Self::Unreadable(_, error) => tracing::error!(error, "could not parse the session"),
             Self::RunnerUnreachable(error) => tracing::warn!(error, "could not reach the runner"),
             Self::Forbidden(error) => tracing::warn!(error, "API server denied the request"),
-            Self::RunnerRefused(error) => tracing::warn!(error, "runner rejected the request"),
+            Self::RunnerRejected(error) => tracing::warn!(error, "runner rejected the request"),
             _ => {}
         }
     }

@@ -4,7 +4,7 @@
 use crate::{
     auth::{
         authenticator::Authenticator,
-        tokens::{Role, StaticTokens},
+        static_tokens::{Role, StaticTokens},
     },
     cache::{
         changes::{Changed, Changes},

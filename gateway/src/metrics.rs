@@ -33,9 +33,9 @@ pub enum Outcome {
     ApiServer,
     /// Rejected: no connection to the runner.
     RunnerUnreachable,
-    /// Rejected by the runner.
+    /// Rejected by the runner, which did not accept the gateway or the client.
     RunnerRefused,
-    /// The client disconnected before the response.
+    /// The client disconnected before the response, or a side disconnected before the upgrade completed.
     ClientLeft,
     /// Relayed until the client sent a Close frame.
     ClientClosed,
@@ -84,7 +84,7 @@ pub struct Metrics {
 /// Connections to the public listener, as the server in `camofleet-runtime` counts them.
 struct Clients {
     connections: Gauge,
-    anonymous: Gauge,
+    unauthenticated: Gauge,
     shed: Counter,
     refused: Counter,
 }
@@ -117,14 +117,14 @@ impl Default for Metrics {
         registry.register("connections", "Requests and relayed connections, by outcome", outcomes.clone());
         let clients = Clients {
             connections: Gauge::default(),
-            anonymous: Gauge::default(),
+            unauthenticated: Gauge::default(),
             shed: Counter::default(),
             refused: Counter::default(),
         };
         registry.register("clients_open", "Open connections to the public listener", clients.connections.clone());
         let help =
             "Open connections without a valid credential, and requests without one that came through trusted proxies";
-        registry.register("clients_anonymous", help, clients.anonymous.clone());
+        registry.register("clients_anonymous", help, clients.unauthenticated.clone());
         let help = "Connections without a valid credential that were closed because there were too many of them";
         registry.register("clients_shed", help, clients.shed.clone());
         let help =
@@ -172,7 +172,7 @@ impl Metrics {
     pub fn render(&self, served: Counts) -> Result<String, fmt::Error> {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.clients.connections.set(gauge(served.connections));
-        self.clients.anonymous.set(gauge(served.anonymous));
+        self.clients.unauthenticated.set(gauge(served.unauthenticated));
         self.clients.shed.inner().store(served.shed, Ordering::Relaxed);
         self.clients.refused.inner().store(served.refused, Ordering::Relaxed);
         let mut text = String::new();

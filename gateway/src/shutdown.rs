@@ -15,7 +15,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub struct Shutdown {
     /// Cancelled first: the gateway is no longer ready.
-    leaving: CancellationToken,
+    begun: CancellationToken,
     /// Cancelled second: the gateway accepts no connections and closes the open ones.
     draining: CancellationToken,
     /// Connections, relays, and the tasks that they spawned.
@@ -24,8 +24,8 @@ pub struct Shutdown {
 
 impl Shutdown {
     /// Whether a shutdown has begun.
-    pub fn is_leaving(&self) -> bool {
-        self.leaving.is_cancelled()
+    pub fn has_begun(&self) -> bool {
+        self.begun.is_cancelled()
     }
 
     /// Waits until connections have to close.
@@ -64,7 +64,7 @@ impl Shutdown {
     /// every connection with a request to connect again. Returns when all tasks have ended, or 10 s after that.
     pub async fn drain(&self, endpoint_removal: Duration) {
         tracing::info!("became unready for the shutdown");
-        self.leaving.cancel();
+        self.begun.cancel();
         sleep(endpoint_removal).await;
         self.draining.cancel();
         self.tasks.close();

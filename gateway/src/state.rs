@@ -61,7 +61,7 @@ impl Gateway {
 
     /// Returns why the readiness probe fails, or None when the gateway is ready.
     pub fn unready_reason(&self) -> Option<&'static str> {
-        if self.shutdown.is_leaving() {
+        if self.shutdown.has_begun() {
             Some("shutting down")
         } else if !self.sessions.has_synced() {
             Some("the session cache has not synced yet")

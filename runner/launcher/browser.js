@@ -81,7 +81,7 @@ function launchOptions({ engine, executable, dir, wsPath, headless, screen, prox
     env,
     port: path.join(dir, 'pw.sock'),
     wsPath,
-    // Pages are as large as the window that viewers see.
+    // Pages are as large as the window that live-view clients see.
     noDefaultViewport: true,
     handleSIGINT: false,
     handleSIGTERM: false,
@@ -172,7 +172,7 @@ class Browser {
     this.pid = browserServer.process().pid;
   }
 
-  /** Opens a URL in the initial page, which clients and viewers see first. */
+  /** Opens a URL in the initial page, which Playwright clients and live-view clients see first. */
   async open(url, waitUntil) {
     const page = await this._contexts.initialPage();
     const timeout = new Promise((_, reject) => {
@@ -198,7 +198,7 @@ class Browser {
   onExit(callback) {
     this._browserServer.on('close', (code, signal) => {
       const output = processOutput(this._browser.options.browserLogsCollector.recentLogs());
-      callback({ code, signal, lastWords: output });
+      callback({ code, signal, output });
     });
   }
 

@@ -17,13 +17,13 @@ const ABNORMAL_CLOSURE = 1006;
 function manageContexts(server, graceMs) {
   const browser = server._options.preLaunchedBrowser;
   const defaultContext = browser._defaultContext;
-  const orphans = new Map(); // guid of a context -> timer that closes it
+  const lostContexts = new Map(); // guid of a context -> timer that closes it
   // Number of an open connection -> guids of its client's contexts. The newest connection is last.
   const clients = new Map();
   let connections = 0;
 
   const closeContext = (guid) => {
-    orphans.delete(guid);
+    lostContexts.delete(guid);
     const context = browser.contexts().find((context) => context.guid === guid);
     // Closing fails only while the browser itself is closing.
     context?.close(nullProgress, { reason: 'the client disconnected' }).catch(() => {});
@@ -34,10 +34,10 @@ function manageContexts(server, graceMs) {
   const initialPage = async () => defaultContext.pages()[0] ?? (await openPage());
 
   /** Returns the contexts of lost clients and cancels their timers. */
-  const adoptOrphans = () => {
-    const guids = [...orphans.keys()];
-    for (const timer of orphans.values()) clearTimeout(timer);
-    orphans.clear();
+  const adoptLostContexts = () => {
+    const guids = [...lostContexts.keys()];
+    for (const timer of lostContexts.values()) clearTimeout(timer);
+    lostContexts.clear();
     return guids;
   };
 
@@ -47,7 +47,7 @@ function manageContexts(server, graceMs) {
     for (const guid of guids) {
       // The loss of a connection may be detected long after its client has reconnected.
       if (code === ABNORMAL_CLOSURE && newest > number) newestGuids.add(guid);
-      else if (code === ABNORMAL_CLOSURE && graceMs > 0) orphans.set(guid, setTimeout(closeContext, graceMs, guid));
+      else if (code === ABNORMAL_CLOSURE && graceMs > 0) lostContexts.set(guid, setTimeout(closeContext, graceMs, guid));
       else closeContext(guid);
     }
   };
@@ -59,7 +59,7 @@ function manageContexts(server, graceMs) {
     for (const page of pages) await page.close(nullProgress).catch(() => {});
   };
 
-  // Pages are also closed by `window.close()` and by viewers.
+  // Pages are also closed by `window.close()` and by live-view clients.
   const keepOnePage = (page) =>
     page.once('close', () => {
       const last = defaultContext.pages().every((other) => other === page);
@@ -72,7 +72,7 @@ function manageContexts(server, graceMs) {
   const { onConnection } = delegate;
   delegate.onConnection = (request, url, socket, id) => {
     const number = ++connections;
-    const owned = new Set(adoptOrphans());
+    const owned = new Set(adoptLostContexts());
     clients.set(number, owned);
     const pendingNewContexts = new Set(); // ids of this client's `newContext` calls without a response
     const connection = onConnection.call(delegate, request, url, socket, id);

@@ -2,12 +2,12 @@
 // Runs one Playwright server and its browser for one session. The runner controls it with JSON lines.
 //
 // The first line on stdin is the launch request (see `launchOptions` in browser.js). Each further line is a command:
-//   {"command":"open","url":U,"waitUntil":W}  -> {"event":"startPage","error":null | message}
+//   {"command":"open","url":U,"waitUntil":W}  -> {"event":"pageFinished","error":null | message}
 //   {"command":"ping"}                        -> {"event":"pong"} once the browser itself has responded
 // Further events on stdout:
 //   {"event":"ready","version":V,"browserPid":P}
 //   {"event":"failed","message":M}            the launch failed; the process exits
-//   {"event":"exited","code":C,"signal":S,"lastWords":[...]}
+//   {"event":"exited","code":C,"signal":S,"output":[...]}
 //                                             the browser exited unexpectedly, after these lines; the process exits
 // On SIGTERM or at the end of stdin, the launcher kills the browser, sends Close frames to connected clients and exits.
 'use strict';
@@ -55,8 +55,8 @@ function runCommand(browser, command) {
   switch (command.command) {
     case 'open':
       browser.open(command.url, command.waitUntil).then(
-        () => send({ event: 'startPage', error: null }),
-        (error) => send({ event: 'startPage', error: error.message }),
+        () => send({ event: 'pageFinished', error: null }),
+        (error) => send({ event: 'pageFinished', error: error.message }),
       );
       return;
     case 'ping':

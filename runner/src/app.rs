@@ -33,8 +33,8 @@ const RESERVED_CONNECTIONS: usize = 128;
 /// and a file descriptor, both of which the browsers need.
 const LIMITS: Limits = Limits {
     connections: 1024,
-    anonymous: 128,
-    anonymous_per_address: 32,
+    unauthenticated: 128,
+    unauthenticated_per_address: 32,
     first_head: HEADER_READ_TIMEOUT,
     exchange: HEADER_READ_TIMEOUT,
     idle: HEADER_READ_TIMEOUT,

@@ -1,7 +1,7 @@
 //! The runner's settings, parsed from flags and environment variables and checked at startup.
 
-use crate::core::{Kind, Plan};
-use camofleet_crds::v1alpha1::EngineName;
+use crate::core::{DisplayKind, Plan};
+use camofleet_crds::v1alpha1::Engine;
 use camofleet_runner_api::Hot;
 use clap::{Parser, ValueEnum};
 use nix::unistd::{AccessFlags, access};
@@ -37,7 +37,7 @@ pub struct Flags {
     #[arg(long, env = "RUNNER_KEYS_FILE", default_value = "/etc/camofleet/public-keys")]
     keys_file: PathBuf,
     /// Maximum number of concurrent sessions.
-    #[arg(long, env = "RUNNER_SLOTS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, env = "RUNNER_SLOTS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=32))]
     slots: u32,
     /// Total number of sessions after which the runner accepts no more; 0 means no limit.
     #[arg(long, env = "RUNNER_SESSIONS", default_value_t = 0)]
@@ -54,10 +54,10 @@ pub struct Flags {
     /// Number of headful browsers to keep ready for sessions.
     #[arg(long, env = "RUNNER_PREWARM_HEADFUL", default_value_t = 0)]
     prewarm_headful: u32,
-    /// Kind of browser for a smoke test: the runner counts as warm only after such a browser has loaded a page. No
-    /// test by default.
+    /// Kind of browser that has to pass a smoke test: the runner counts as warm only after such a browser has loaded a
+    /// page. The operator sets it on canaries. No smoke test by default.
     #[arg(long = "prove", env = "RUNNER_PROVE")]
-    smoke_test: Option<Kind>,
+    smoke_test: Option<DisplayKind>,
     /// Seconds for which live sessions continue after SIGTERM.
     #[arg(long, env = "RUNNER_DRAIN_TIMEOUT_SECONDS", default_value_t = 600)]
     drain_timeout_seconds: u32,
@@ -104,8 +104,8 @@ impl FromStr for Screen {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let sizes = text.split_once('x').and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
         match sizes {
-            Some((width @ 320..=7680, height @ 200..=4320)) => Ok(Self { width, height }),
-            Some(_) | None => Err("must be WIDTHxHEIGHT, from 320x200 to 7680x4320"),
+            Some((width @ 320..=7680, height @ 240..=4320)) => Ok(Self { width, height }),
+            Some(_) | None => Err("must be WIDTHxHEIGHT, from 320x240 to 7680x4320"),
         }
     }
 }
@@ -124,7 +124,7 @@ pub struct Settings {
 /// Settings that all browsers of this runner share.
 #[derive(Clone, Debug)]
 pub(crate) struct BrowserSettings {
-    pub(crate) engine: EngineName,
+    pub(crate) engine: Engine,
     pub(crate) executable: PathBuf,
     /// Directory that is copied into new profiles.
     pub(crate) template: Option<PathBuf>,
@@ -229,20 +229,20 @@ impl Flags {
         })
     }
 
-    fn browser(&self) -> Result<(EngineName, PathBuf, Option<PathBuf>), BadSettings> {
+    fn browser(&self) -> Result<(Engine, PathBuf, Option<PathBuf>), BadSettings> {
         let camoufox = self.camoufox.clone().unwrap_or_else(|| {
             let install_dir =
                 std::env::var_os("CAMOUFOX_INSTALL_DIR").map_or(CAMOUFOX_INSTALL_DIR.into(), PathBuf::from);
             install_dir.join("camoufox-bin")
         });
         let engine = match self.engine {
-            EngineChoice::Auto if is_executable(&camoufox) => EngineName::Camoufox,
-            EngineChoice::Auto | EngineChoice::Firefox => EngineName::Firefox,
-            EngineChoice::Camoufox => EngineName::Camoufox,
+            EngineChoice::Auto if is_executable(&camoufox) => Engine::Camoufox,
+            EngineChoice::Auto | EngineChoice::Firefox => Engine::Firefox,
+            EngineChoice::Camoufox => Engine::Camoufox,
         };
         let (engine_name, path, flag) = match engine {
-            EngineName::Camoufox => ("Camoufox", camoufox, "camoufox"),
-            EngineName::Firefox => ("Firefox", self.firefox.clone(), "firefox"),
+            Engine::Camoufox => ("Camoufox", camoufox, "camoufox"),
+            Engine::Firefox => ("Firefox", self.firefox.clone(), "firefox"),
         };
         if is_executable(&path) {
             let template = Some(self.templates.join(engine_name)).filter(|template| template.is_dir());
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn parses_a_screen_size_within_bounds() {
         assert_eq!("1280x720".parse(), Ok(Screen { width: 1280, height: 720 }));
-        for bad in ["", "1280", "1280x", "1280x720x24", "100x100", "-1x720", "99999x720"] {
+        for bad in ["", "1280", "1280x", "1280x720x24", "100x100", "-1x720", "99999x720", "1280x239"] {
             assert!(bad.parse::<Screen>().is_err(), "{bad}");
         }
     }

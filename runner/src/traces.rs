@@ -4,10 +4,11 @@
 //! bind (operator)
 //! └── bind (runner)             the request
 //!     ├── launch                of a cold browser, until clients can connect
-//!     └── start page            until it is loaded
+//!     └── start_page            until it is loaded
 //! ```
 
-use camofleet_runner_api::{ErrorReason, RunnerState, Session, SessionPhase, StartPage, Tier};
+use camofleet_crds::v1alpha1::StartTier;
+use camofleet_runner_api::{ErrorReason, RunnerState, Session, SessionPhase, StartPage};
 use camofleet_runtime::traces::{KeyValue, Span, SpanKind, TraceContext, Tracer};
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
@@ -89,7 +90,7 @@ impl SessionStarts {
                 (_, SessionPhase::Starting) => return true,
                 (Some(ready), _) => ready,
                 (None, phase) => {
-                    if session.tier == Tier::Cold {
+                    if session.tier == StartTier::Cold {
                         let failed = (phase != SessionPhase::Ready).then_some("failed");
                         start.bind.record_phase("launch", start.bind.start, now, failed);
                     }
@@ -98,9 +99,9 @@ impl SessionStarts {
             };
             match (&session.start_page, session.phase) {
                 (StartPage::Loading, SessionPhase::Ready) => return true,
-                (StartPage::Loaded, _) => start.bind.record_phase("start page", ready, now, None),
+                (StartPage::Loaded, _) => start.bind.record_phase("start_page", ready, now, None),
                 // The cause is omitted, because the browser's message can contain the page's address.
-                (StartPage::Failed { .. }, _) => start.bind.record_phase("start page", ready, now, Some("failed")),
+                (StartPage::Failed { .. }, _) => start.bind.record_phase("start_page", ready, now, Some("failed")),
                 (StartPage::None | StartPage::Loading, _) => {}
             }
             false

@@ -6,8 +6,8 @@
 mod support;
 
 use camofleet_auth::token::{Issuer, Scope};
-use camofleet_crds::v1alpha1::{Display, EngineName};
-use camofleet_runner_api::{EndReason, ErrorReason, ErrorResponse, PORT, PROBE_PORT, SessionPhase, Tier};
+use camofleet_crds::v1alpha1::{Display, Engine, StartTier};
+use camofleet_runner_api::{EndReason, ErrorReason, ErrorResponse, PORT, PROBE_PORT, SessionPhase};
 use camofleet_runtime::files;
 use camofleet_testkit::{http::connect_from, keys::signer};
 use reqwest::Method;
@@ -229,8 +229,8 @@ async fn prefers_an_installed_camoufox_and_drives_it_over_juggler() {
         })
         .await;
     let state = runner.wait_until_warm().await;
-    assert_eq!((state.engine, state.browser_version.as_deref()), (Some(EngineName::Camoufox), Some("156.0.1-beta.36")));
-    assert_eq!(runner.bind("s", &request(Display::Headless)).await.unwrap().session.tier, Tier::Hot);
+    assert_eq!((state.engine, state.browser_version.as_deref()), (Some(Engine::Camoufox), Some("156.0.1-beta.36")));
+    assert_eq!(runner.bind("s", &request(Display::Headless)).await.unwrap().session.tier, StartTier::Hot);
     let entries = read_log(&log);
     let argv = entries[0]["argv"].as_array().unwrap();
     assert!(

@@ -4,8 +4,8 @@
 
 mod support;
 
-use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::{BindRequest, SessionPhase, StartPage, Tier};
+use camofleet_crds::v1alpha1::{Display, StartTier};
+use camofleet_runner_api::{BindRequest, SessionPhase, StartPage};
 use camofleet_testkit::collector::{Collector, only_span};
 use support::{TestRunner, request};
 
@@ -28,10 +28,10 @@ async fn a_cold_start_continues_the_trace_of_its_caller() {
         BindRequest { start_url: Some("data:text/html,<title>secret</title>".into()), ..request(Display::Headless) };
     let header = format!("00-{TRACE}-{CALLER}-01");
     let bound = runner.bind_traced(Some(&header), "cold", &bind_request).await.unwrap();
-    assert_eq!((bound.session.tier, bound.session.phase), (Tier::Cold, SessionPhase::Starting));
-    let trace = collector.wait_for(TRACE, &["bind", "launch", "start page"]).await.unwrap();
+    assert_eq!((bound.session.tier, bound.session.phase), (StartTier::Cold, SessionPhase::Starting));
+    let trace = collector.wait_for(TRACE, &["bind", "launch", "start_page"]).await.unwrap();
 
-    let [bind, launch, page] = ["bind", "launch", "start page"].map(|name| only_span(&trace, name));
+    let [bind, launch, page] = ["bind", "launch", "start_page"].map(|name| only_span(&trace, name));
     assert_eq!((trace.len(), bind.parent.as_str()), (3, CALLER));
     assert!([launch, page].iter().all(|part| part.parent == bind.id), "{trace:#?}");
     assert!(trace.iter().all(|span| span.service == "camofleet-runner" && span.error.is_none()), "{trace:#?}");
@@ -66,9 +66,9 @@ async fn the_span_of_a_failed_start_page_omits_its_address() {
     runner.wait_until_warm().await;
     let failing = BindRequest { start_url: Some("http://127.0.0.1:1/?secret".into()), ..request(Display::Headless) };
     let bound = runner.bind_traced(Some(&format!("00-{TRACE}-{CALLER}-01")), "hot", &failing).await.unwrap();
-    assert_eq!(bound.session.tier, Tier::Hot);
-    let trace = collector.wait_for(TRACE, &["bind", "start page"]).await.unwrap();
-    let (bind, page) = (only_span(&trace, "bind"), only_span(&trace, "start page"));
+    assert_eq!(bound.session.tier, StartTier::Hot);
+    let trace = collector.wait_for(TRACE, &["bind", "start_page"]).await.unwrap();
+    let (bind, page) = (only_span(&trace, "bind"), only_span(&trace, "start_page"));
     assert_eq!((trace.len(), page.error.as_deref(), &page.parent), (2, Some("failed"), &bind.id));
     assert!(matches!(runner.state().await.session("hot").unwrap().start_page, StartPage::Failed { .. }));
 }

@@ -5,11 +5,9 @@
 mod support;
 
 use camofleet_auth::token::Scope;
-use camofleet_crds::v1alpha1::{Display, EngineName};
-use camofleet_runner_api::{
-    BindRequest, EndReason, ErrorReason, Hot, SessionPhase, StartPage, Tier, client::CallError,
-};
-use camofleet_testkit::rfb::Viewer;
+use camofleet_crds::v1alpha1::{Display, Engine, StartTier};
+use camofleet_runner_api::{BindRequest, EndReason, ErrorReason, Hot, SessionPhase, StartPage, client::CallError};
+use camofleet_testkit::rfb::RfbClient;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::{
@@ -30,8 +28,8 @@ const GREEN_PAGE: &str = "data:text/html,<title>green</title><body style='backgr
 
 fn rejection_reason(error: Result<impl std::fmt::Debug, CallError>) -> ErrorReason {
     match error {
-        Err(CallError::Refused(response)) => response.reason,
-        other => panic!("not refused: {other:?}"),
+        Err(CallError::Rejected(response)) => response.reason,
+        other => panic!("not rejected: {other:?}"),
     }
 }
 
@@ -60,19 +58,19 @@ async fn hot_sessions_serve_clients_and_viewers_and_clean_up() {
     let mut runner = start(&["--slots", "2", "--prewarm-headless", "1", "--prewarm-headful", "1"]).await;
     let state = runner.wait_until_warm().await;
     assert_eq!((state.hot, state.free), (Hot { headless: 1, headful: 1 }, 2));
-    assert_eq!((state.engine, state.playwright_version.as_str()), (Some(EngineName::Firefox), "1.62"));
+    assert_eq!((state.engine, state.playwright_version.as_str()), (Some(Engine::Firefox), "1.62"));
     assert!(state.browser_version.is_some_and(|version| version.contains('.')));
 
     // The call binds a hot browser and opens the start page.
     let bind_request = BindRequest { start_url: Some(GREEN_PAGE.into()), ..request(Display::LiveView) };
     let bound = runner.bind("headful", &bind_request).await.unwrap();
-    assert_eq!((bound.session.phase, bound.session.tier), (SessionPhase::Ready, Tier::Hot));
+    assert_eq!((bound.session.phase, bound.session.tier), (SessionPhase::Ready, StartTier::Hot));
     let listed =
         runner.wait_for("the session", |state| (state.generation >= bound.generation).then(|| state.clone())).await;
     assert!(listed.session("headful").is_some());
     runner.wait_for("loaded", |state| (state.session("headful")?.start_page == StartPage::Loaded).then_some(())).await;
     let again = runner.bind("headful", &BindRequest { idle_timeout_seconds: 200, ..bind_request }).await.unwrap();
-    assert_eq!((again.boot_id, again.session.tier), (bound.boot_id.clone(), Tier::Hot));
+    assert_eq!((again.boot_id, again.session.tier), (bound.boot_id.clone(), StartTier::Hot));
 
     let closed_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let failing = BindRequest { start_url: Some(format!("http://{closed_port}/")), ..request(Display::Headless) };
@@ -117,7 +115,7 @@ async fn check_viewer(runner: &TestRunner) {
     }
     let (stream, head) = runner.upgrade("headful", Scope::View, headers).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-    let mut viewer = Viewer::connect(stream).await.unwrap();
+    let mut viewer = RfbClient::connect(stream).await.unwrap();
     assert_eq!(viewer.security_types(), [1], "no password: the gateway authenticates viewers");
     assert_eq!(viewer.size(), (1280, 720));
     // The window fills the screen, so the page covers its centre and its lower right corner.
@@ -174,7 +172,7 @@ async fn a_killed_process_ends_its_session_with_the_cause() {
     ] {
         runner.wait_until_warm().await;
         let bound = runner.bind(uid, &request(Display::LiveView)).await.unwrap();
-        assert_eq!(bound.session.tier, Tier::Hot);
+        assert_eq!(bound.session.tier, StartTier::Hot);
         let mut client = runner.playwright(uid, "busy");
         assert_eq!(client.next_message().await, json!({"working": true}));
         let victim = if part == "firefox-esr" { runner.browser_pid().await } else { runner.pids(part).await[0] };
@@ -191,7 +189,7 @@ async fn a_killed_process_ends_its_session_with_the_cause() {
     kill(runner.browser_pid().await, Signal::SIGKILL);
     runner.wait_for("cold", |state| (!state.warm && state.hot.headful == 0).then_some(())).await;
     runner.wait_until_warm().await;
-    assert_eq!(runner.bind("next", &request(Display::Headful)).await.unwrap().session.tier, Tier::Hot);
+    assert_eq!(runner.bind("next", &request(Display::Headful)).await.unwrap().session.tier, StartTier::Hot);
     assert_eq!(runner.playwright("next", "find").message_after_exit().await, json!({"found": [["", 0]]}));
     runner.end("next").await;
     assert!(runner.terminate().await.success());
@@ -234,14 +232,14 @@ async fn concurrent_displays_get_distinct_numbers() {
     let pages = [("green", GREEN_PAGE, [0, 128, 0]), ("blue", blue_page.as_str(), [0, 0, 255])];
     for (uid, page, _) in pages {
         let bind_request = BindRequest { start_url: Some(page.into()), ..request(Display::LiveView) };
-        assert_eq!(runner.bind(uid, &bind_request).await.unwrap().session.tier, Tier::Cold);
+        assert_eq!(runner.bind(uid, &bind_request).await.unwrap().session.tier, StartTier::Cold);
     }
     for (uid, _, colour) in pages {
         runner.wait_for_phase(uid, SessionPhase::Ready).await;
         runner.wait_for("loaded", |state| (state.session(uid)?.start_page == StartPage::Loaded).then_some(())).await;
         let (stream, head) = runner.upgrade(uid, Scope::View, "Connection: Upgrade\r\nUpgrade: rfb\r\n").await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-        let mut viewer = Viewer::connect(stream).await.unwrap();
+        let mut viewer = RfbClient::connect(stream).await.unwrap();
         while viewer.picture().await.unwrap().colour(640, 400) != colour {}
     }
     // SIGKILL leaves Xvnc no chance to remove its files.
@@ -264,7 +262,7 @@ async fn sessions_time_out_unless_a_client_is_active() {
     // A cold bind returns at once, and the session becomes ready later.
     for uid in ["busy", "pinging"] {
         let bound = runner.bind(uid, &request(Display::Headless)).await.unwrap();
-        assert_eq!((bound.session.phase, bound.session.tier), (SessionPhase::Starting, Tier::Cold));
+        assert_eq!((bound.session.phase, bound.session.tier), (SessionPhase::Starting, StartTier::Cold));
         let (_, head) = runner.upgrade(uid, Scope::Connect, "Connection: Upgrade\r\nUpgrade: websocket\r\n").await;
         assert!(head.starts_with("HTTP/1.1 409"), "{head}");
     }

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
     arrivals::{Claim, ClaimStats},
-    harness::Claims,
-    sessions::Sessions,
+    harness::SessionClient,
+    sessions::ObservedSessions,
     stats::{Samples, ratio},
 };
 use camofleet_crds::v1alpha1::{BrowserSession, StartTier};
@@ -25,7 +25,7 @@ pub(super) const PAGE: &str = "data:text/html,<title>measured</title>";
 /// A namespace with the measured pool, and the client that creates sessions in it.
 pub struct Bench {
     pub(super) space: TestNamespace,
-    pub(super) claims: Claims,
+    pub(super) client: SessionClient,
 }
 
 impl Bench {
@@ -33,22 +33,22 @@ impl Bench {
         // Separate clients with their own connections, like an operator and a user, so that calls do not delay each
         // other.
         let [watching, asking, patching] = [Fleet::find().await?, Fleet::find().await?, Fleet::find().await?];
-        let sessions = Arc::new(Sessions::watch(watching.client).await?);
-        Ok(Self { space, claims: Claims::new(sessions, asking.client, patching.client) })
+        let sessions = Arc::new(ObservedSessions::watch(watching.client).await?);
+        Ok(Self { space, client: SessionClient::new(sessions, asking.client, patching.client) })
     }
 
     /// Creates a session, waits until it is Ready, checks its start tier, deletes it, and waits until the pool is warm
     /// again, so that each claim is measured on an idle machine.
     pub(super) async fn claim(&self, name: String, tier: StartTier) -> Result<Claim> {
         let namespace = &self.space.name;
-        let claim = self.claims.clone().claim(namespace.clone(), name.clone(), POOL.to_owned(), TIMEOUT).await?;
+        let claim = self.client.clone().claim(namespace.clone(), name.clone(), POOL.to_owned(), TIMEOUT).await?;
         let status = self.space.api::<BrowserSession>().get(&name).await?.status.unwrap_or_default();
         ensure!(
             claim.ready.is_none() || status.start_tier == Some(tier),
             "session {name} started with tier {:?} instead of {tier:?}, so its latency cannot be compared",
             status.start_tier
         );
-        self.claims.delete(namespace, &name).await?;
+        self.client.delete(namespace, &name).await?;
         self.space.warm_pool(POOL).await?;
         Ok(claim)
     }

@@ -69,8 +69,8 @@ impl Hot {
             let name = format!("{what}-{index}");
             // The pool does not exist and the status names no runner, so the operator ignores the session for longer
             // than this takes.
-            claims.push(bench.claims.clone().floor(namespace.clone(), name.clone(), TIMEOUT).await?);
-            bench.claims.delete(namespace, &name).await?;
+            claims.push(bench.client.clone().floor(namespace.clone(), name.clone(), TIMEOUT).await?);
+            bench.client.delete(namespace, &name).await?;
         }
         Ok(stats_without_total(&claims))
     }

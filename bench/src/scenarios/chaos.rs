@@ -137,8 +137,9 @@ struct ChaosRun<'a> {
     random: SmallRng,
     recoveries: Vec<(Instant, Recovery)>,
     injected: BTreeMap<String, usize>,
-    /// UIDs of runner pods that lost sessions by a failure: `RunnerLost` is the expected end of those sessions.
-    disrupted: BTreeSet<String>,
+    /// UIDs of runner pods that lost sessions by an injected failure: `RunnerLost` is the expected end of those
+    /// sessions.
+    failed_runners: BTreeSet<String>,
     template_changes: usize,
     lost_nodes: usize,
 }
@@ -167,7 +168,7 @@ impl Chaos {
             random: SmallRng::seed_from_u64(self.seed),
             recoveries: Vec::new(),
             injected: BTreeMap::new(),
-            disrupted: BTreeSet::new(),
+            failed_runners: BTreeSet::new(),
             template_changes: 0,
             lost_nodes: 0,
         };
@@ -184,7 +185,7 @@ impl Chaos {
         run.recover(None).await?;
         let claims = sessions_task.await??;
 
-        let disrupted = std::mem::take(&mut run.disrupted);
+        let failed_runners = std::mem::take(&mut run.failed_runners);
         let violations = run
             .harness
             // The ends are checked below, because that includes deleted sessions.
@@ -206,7 +207,7 @@ impl Chaos {
         for (name, seen) in &by_name {
             match seen.reason.as_deref() {
                 None | Some(IDLE_TIMEOUT) => {}
-                Some(RUNNER_LOST) if runners_of(seen).iter().any(|runner| disrupted.contains(runner)) => {}
+                Some(RUNNER_LOST) if runners_of(seen).iter().any(|runner| failed_runners.contains(runner)) => {}
                 Some(RUNNER_LOST) if unreported(seen) => ended_unreported += 1,
                 Some(reason) => {
                     unexpected_ends.push(format!("{name}: {reason} on {:?}", runners_of(seen)));
@@ -253,18 +254,18 @@ impl Chaos {
 
 /// Creates all sessions, waits until they are Ready, and deletes some of them.
 fn run_sessions(harness: &Harness, chaos: &Chaos) -> impl Future<Output = Result<Vec<Claim>>> + use<> {
-    let (claims, sessions) = (harness.claims(), harness.sessions.clone());
+    let (client, sessions) = (harness.session_client(), harness.sessions.clone());
     let (rate, count) = (chaos.rate, chaos.sessions);
     async move {
         let one = |index: usize| {
-            let (claims, sessions, name) = (claims.clone(), sessions.clone(), format!("chaos-{index}"));
+            let (client, sessions, name) = (client.clone(), sessions.clone(), format!("chaos-{index}"));
             async move {
                 let (requested, ready) = (Instant::now(), sessions.await_ready(FLEET, &name));
                 let spec = BrowserSessionSpec { ttl_seconds_after_finished: TTL_SECONDS, ..session_spec(POOL) };
-                claims.create_with_retry(FLEET, &name, spec).await?;
+                client.create_with_retry(FLEET, &name, spec).await?;
                 let ready = tokio::time::timeout(CLAIM_TIMEOUT, ready).await.ok().and_then(Result::ok);
                 if index.is_multiple_of(ENDED_BY_USERS) {
-                    claims.delete(FLEET, &name).await?;
+                    client.delete(FLEET, &name).await?;
                 }
                 Ok(Claim { requested, ready })
             }
@@ -426,7 +427,7 @@ impl ChaosRun<'_> {
     fn set_behaviour(&mut self, behaviour: Behaviour) -> bool {
         let Some(runner) = self.random_runner() else { return false };
         if behaviour == Behaviour::OmitsSessions {
-            self.disrupted.insert(runner.pod.uid.clone());
+            self.failed_runners.insert(runner.pod.uid.clone());
         }
         runner.set_behaviour(behaviour);
         self.schedule_recovery(12, Recovery::RestoreBehaviour(runner));
@@ -441,14 +442,14 @@ impl ChaosRun<'_> {
         runner.set_extra_sessions(extra_sessions);
         // A new leader may believe this runner, and then count the sessions as lost when the runner stops reporting
         // them.
-        self.disrupted.insert(runner.pod.uid.clone());
+        self.failed_runners.insert(runner.pod.uid.clone());
         self.schedule_recovery(12, Recovery::RestoreBehaviour(runner));
         true
     }
 
     fn restart_runner(&mut self) -> bool {
         let Some(runner) = self.random_runner() else { return false };
-        self.disrupted.insert(runner.pod.uid.clone());
+        self.failed_runners.insert(runner.pod.uid.clone());
         runner.restart();
         true
     }
@@ -457,7 +458,7 @@ impl ChaosRun<'_> {
     async fn delete_random_pod(&mut self, grace: Option<u32>) -> Result<bool> {
         let Some(runner) = self.random_runner() else { return Ok(false) };
         if grace == Some(0) {
-            self.disrupted.insert(runner.pod.uid.clone());
+            self.failed_runners.insert(runner.pod.uid.clone());
         }
         self.delete_pod(&runner.pod.name, grace).await?;
         Ok(true)
@@ -476,13 +477,13 @@ impl ChaosRun<'_> {
         let nodes = Api::<Node>::all(self.harness.client.clone());
         let Some(mut former) = nodes.get_opt(&node).await? else { return Ok(false) };
         let lost = self.harness.simulator.power_off_node(&node);
-        self.disrupted.extend(lost.iter().map(|runner| runner.pod.uid.clone()));
+        self.failed_runners.extend(lost.iter().map(|runner| runner.pod.uid.clone()));
         retry(|| async { ignore_not_found(nodes.delete(&node, &DeleteParams::default()).await) }).await?;
         // Also pods whose runner has not started: no pod garbage collector runs here.
         let there = ListParams::default().fields(&format!("spec.nodeName={node}"));
         let pods = retry(|| async { self.harness.api::<Pod>(FLEET).list_metadata(&there).await }).await?;
         for pod in &pods {
-            self.disrupted.extend(pod.uid());
+            self.failed_runners.extend(pod.uid());
             self.delete_pod(&pod.name_any(), Some(0)).await?;
         }
         self.lost_nodes += 1;

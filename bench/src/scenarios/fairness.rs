@@ -129,12 +129,12 @@ fn shared_pool(runners: usize) -> WorkerPoolSpec {
 async fn create_sessions(harness: &Harness, tenant: &str, count: usize) -> Result<Vec<CreatedSession>> {
     let pool = PoolRef { name: POOL.to_owned(), namespace: Some(FLEET.to_owned()) };
     let spec = BrowserSessionSpec { pool_ref: Some(pool), ..session_spec(POOL) };
-    let claims = harness.claims();
+    let client = harness.session_client();
     let create = |index: usize| {
-        let (claims, spec) = (claims.clone(), spec.clone());
+        let (client, spec) = (client.clone(), spec.clone());
         async move {
             let at = Instant::now();
-            let made = claims.create(tenant, &format!("{tenant}-{index}"), spec).await?;
+            let made = client.create(tenant, &format!("{tenant}-{index}"), spec).await?;
             anyhow::Ok(CreatedSession { uid: made.uid().unwrap_or_default(), at })
         }
     };

@@ -53,7 +53,7 @@ const LATE: &str = "late";
 const RUNNERS: usize = 8;
 /// Lifetime of the fleet's sessions: at the default rate, a third of the slots is occupied.
 const LIFE: Duration = Duration::from_secs(2);
-/// Time for which the neighbour runs before the measurement starts.
+/// Time for which the load process runs before the measurement starts.
 const ATTACK_WARM_UP: Duration = Duration::from_secs(5);
 /// Time limit for the late pool to become hot, and for a new leader to bind.
 const LATE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -99,9 +99,9 @@ impl Hostile {
         wait_until_quiet(&supervised.operator).await?;
 
         let share = ControlGroup::new(&group("attacker"), Limit::CpuPercent(self.attacker_cpu_percent))?;
-        let mut neighbour = Daemon::start(neighbour(harness, variant).await?)?;
-        let neighbour_pid = neighbour.pid()?;
-        share.add(neighbour_pid)?;
+        let mut load_process = Daemon::start(load_process(harness, variant).await?)?;
+        let load_pid = load_process.pid()?;
+        share.add(load_pid)?;
         let began = Instant::now();
         supervised.supervise(tokio::time::sleep(ATTACK_WARM_UP)).await?;
 
@@ -128,12 +128,12 @@ impl Hostile {
 
         let bound = supervised.measure_restart(harness).await?;
         report.set("lead_to_bind_ms", bound.map(milliseconds));
-        let used = Usage::of(neighbour_pid).context("the process beside the fleet has exited")?.cpu;
+        let used = Usage::of(load_pid).context("the load process has exited")?.cpu;
         report.set("beside_cpu_percent", used.as_secs_f64() / began.elapsed().as_secs_f64() * 100.0);
         report.set("restarts", restarts);
         #[expect(clippy::cast_precision_loss, reason = "the operator has less than 2^52 KiB")]
         report.set("peak_memory_mb", supervised.peak_memory as f64 / 1024.0);
-        neighbour.kill().await?;
+        load_process.kill().await?;
         supervised.operator.stop().await?;
         Ok(report)
     }
@@ -168,8 +168,8 @@ fn group(of: &str) -> String {
     format!("camofleet-bench-{}-{of}", std::process::id())
 }
 
-/// The noisy neighbour of the fleet: a busy loop or the attack program.
-async fn neighbour(harness: &Harness, variant: Variant) -> Result<Spec> {
+/// The process that loads the machine beside the fleet: a busy loop or the attack program.
+async fn load_process(harness: &Harness, variant: Variant) -> Result<Spec> {
     let log = harness.control_plane.file("beside.log");
     let spec = match variant {
         Variant::A => Spec {
@@ -273,7 +273,7 @@ impl Supervised {
         const WAITING: &str = "waiting";
         self.operator.stop().await?;
         let ready = harness.sessions.await_ready(FLEET, WAITING);
-        harness.claims().create(FLEET, WAITING, session_spec(POOL)).await?;
+        harness.session_client().create(FLEET, WAITING, session_spec(POOL)).await?;
         self.start_again()?;
         let started = Instant::now();
         while !self.operator.is_leader().await {

@@ -83,21 +83,21 @@ impl LeaderKill {
 
         let seen = harness.sessions.all(FLEET);
         let lost = seen.iter().filter(|seen| seen.ready.is_none() || seen.finished.is_some() || seen.deleted).count();
-        let republished = seen.iter().filter(|seen| seen.runners.len() != 1).count();
-        let doubled = harness.simulator.binding_log().bound_twice();
+        let published_twice = seen.iter().filter(|seen| seen.runners.len() != 1).count();
+        let bound_twice = harness.simulator.binding_log().bound_twice();
         let held = harness.simulator.binding_log().held().len();
         report.claims(&stats);
         report.set("total_ms", serde_json::Value::Null);
         report.set("kills", self.kills);
         report.set("lost", lost);
-        report.set("doubled", doubled.len() + republished);
+        report.set("doubled", bound_twice.len() + published_twice);
         report.set("leaked", held.saturating_sub(self.claims));
         report.set("kill_to_next_bind_p50_ms", gaps.percentile(50));
         report.set("kill_to_next_bind_max_ms", gaps.percentile(100));
         ensure!(lost == 0, "{lost} sessions were lost");
         ensure!(
-            doubled.is_empty() && republished == 0,
-            "bound twice: {doubled:?}; published on more than one runner: {republished}"
+            bound_twice.is_empty() && published_twice == 0,
+            "bound twice: {bound_twice:?}; published twice: {published_twice}"
         );
         ensure!(held == self.claims, "runners hold {held} sessions, but {} were created", self.claims);
         for operator in &mut operators {

@@ -1,10 +1,10 @@
 //! Scenarios on a cluster of the harness.
 
+mod backlog;
 mod burst;
 mod chaos;
 mod churn;
 pub mod compare;
-mod drain;
 mod fairness;
 mod floor;
 pub mod hostile;
@@ -30,7 +30,8 @@ pub enum Scenario {
     /// Claims at a constant mean rate (Poisson arrivals) with short-lived sessions.
     Sustained(sustained::Sustained),
     /// A long queue for few slots: its cost while nothing changes, and the rate at which it is served.
-    Drain(drain::Drain),
+    #[command(name = "drain")]
+    Backlog(backlog::Backlog),
     /// Three tenants share a pool that one of them floods.
     Fairness(fairness::Fairness),
     /// Many runners and sessions: memory, idle CPU, and the time from a start of the operator to its first bind.
@@ -51,7 +52,7 @@ impl Scenario {
             Self::Sequential(_) => "sequential",
             Self::Burst(_) => "burst",
             Self::Sustained(_) => "sustained",
-            Self::Drain(_) => "drain",
+            Self::Backlog(_) => "drain",
             Self::Fairness(_) => "fairness",
             Self::Scale(_) => "scale",
             Self::Churn(_) => "churn",
@@ -67,7 +68,7 @@ impl Scenario {
             Self::Sequential(sequential) => sequential.run(harness).await,
             Self::Burst(burst) => burst.run(harness).await,
             Self::Sustained(sustained) => sustained.run(harness).await,
-            Self::Drain(drain) => drain.run(harness).await,
+            Self::Backlog(backlog) => backlog.run(harness).await,
             Self::Fairness(fairness) => fairness.run(harness).await,
             Self::Scale(scale) => scale.run(harness).await,
             Self::Churn(churn) => churn.run(harness).await,

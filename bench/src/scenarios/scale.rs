@@ -72,7 +72,7 @@ impl Scale {
             operator.daemon.kill().await?;
             let name = format!("waiting-{index}");
             let ready = harness.sessions.await_ready(FLEET, &name);
-            harness.claims().create(FLEET, &name, session_spec(SPARE)).await?;
+            harness.session_client().create(FLEET, &name, session_spec(SPARE)).await?;
             let started = Instant::now();
             operator.daemon.start_again()?;
             let ready = tokio::time::timeout(super::steps::TIMEOUT, ready)

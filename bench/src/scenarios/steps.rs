@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use camofleet_bench::{
     arrivals::{Arrivals, Claim, ClaimStats},
-    harness::{Claims, Harness, Options},
+    harness::{Harness, Options, SessionClient},
     operator::Operator,
 };
 use std::{
@@ -49,7 +49,7 @@ pub async fn with_harness<T>(
 
 /// Measures the floor after a warm-up, and deletes its sessions.
 pub(super) async fn floor(harness: &Harness, arrivals: Arrivals, count: usize) -> Result<ClaimStats> {
-    let claim = |claims: Claims, name: String| claims.floor(FLOOR.to_owned(), name, TIMEOUT);
+    let claim = |client: SessionClient, name: String| client.floor(FLOOR.to_owned(), name, TIMEOUT);
     run_claims(harness, Arrivals::Burst, WARM_UP, claim).await?;
     measure(harness, FLOOR, arrivals, count, claim).await
 }
@@ -63,7 +63,7 @@ pub(super) async fn measure<C, F>(
     claim: C,
 ) -> Result<ClaimStats>
 where
-    C: Fn(Claims, String) -> F,
+    C: Fn(SessionClient, String) -> F,
     F: Future<Output = Result<Claim>> + Send + 'static,
 {
     let mut stats = ClaimStats::default();
@@ -80,12 +80,12 @@ pub(super) async fn run_claims<C, F>(
     claim: C,
 ) -> Result<Vec<Claim>>
 where
-    C: Fn(Claims, String) -> F,
+    C: Fn(SessionClient, String) -> F,
     F: Future<Output = Result<Claim>> + Send + 'static,
 {
     static RUNS: AtomicUsize = AtomicUsize::new(0);
     let run = RUNS.fetch_add(1, Ordering::Relaxed);
-    arrivals.run(count, |index| claim(harness.claims(), format!("claim-{run}-{index}"))).await
+    arrivals.run(count, |index| claim(harness.session_client(), format!("claim-{run}-{index}"))).await
 }
 
 /// Starts an operator and waits until it leads.
@@ -115,8 +115,8 @@ pub(super) async fn wait_until_quiet(operator: &Operator) -> Result<()> {
 }
 
 /// Claims a session of the measured pool.
-pub(super) fn claim(claims: Claims, name: String) -> impl Future<Output = Result<Claim>> + Send + 'static {
-    claims.claim(FLEET.to_owned(), name, POOL.to_owned(), TIMEOUT)
+pub(super) fn claim(client: SessionClient, name: String) -> impl Future<Output = Result<Claim>> + Send + 'static {
+    client.claim(FLEET.to_owned(), name, POOL.to_owned(), TIMEOUT)
 }
 
 /// Opens the operator's connections by unmeasured claims.

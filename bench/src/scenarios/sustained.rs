@@ -8,7 +8,7 @@ use anyhow::Result;
 use camofleet_bench::{
     arrivals::{Arrivals, Claim, ClaimStats},
     cpu::CpuWatch,
-    harness::{Claims, Harness, long_lived_pool},
+    harness::{Harness, SessionClient, long_lived_pool},
     report::Report,
     stats::{as_f64, ratio},
 };
@@ -56,8 +56,9 @@ impl Sustained {
         let lifetime = Duration::from_millis(self.life_milliseconds);
         eprintln!("measuring the floor");
         let floor_stats = floor(harness, arrivals, claims).await?;
-        let floor_lifecycle =
-            move |claims: Claims, name: String| claims.floor_lifecycle(FLOOR.to_owned(), name, lifetime, TIMEOUT);
+        let floor_lifecycle = move |client: SessionClient, name: String| {
+            client.floor_lifecycle(FLOOR.to_owned(), name, lifetime, TIMEOUT)
+        };
         let lifecycle = measure(harness, FLOOR, arrivals, claims, floor_lifecycle).await?;
 
         eprintln!("measuring the fleet");
@@ -99,7 +100,7 @@ impl Sustained {
             // The floor sustains every rate that the fleet sustains, so its search starts there.
             let from = held.max(self.rate);
             let floor_stats = async |rate: f64| {
-                let claim = |claims: Claims, name: String| claims.floor(FLOOR.to_owned(), name, TIMEOUT);
+                let claim = |client: SessionClient, name: String| client.floor(FLOOR.to_owned(), name, TIMEOUT);
                 self.step(harness, rate, claim).await
             };
             let floor_held = self.highest_rate("the floor", from, limit, floor_stats).await?;
@@ -117,7 +118,7 @@ impl Sustained {
 
     async fn step<C, F>(&self, harness: &Harness, rate: f64, claim: C) -> Result<Vec<Claim>>
     where
-        C: Fn(Claims, String) -> F,
+        C: Fn(SessionClient, String) -> F,
         F: Future<Output = Result<Claim>> + Send + 'static,
     {
         let run = run_claims(harness, Arrivals::Poisson { rate }, count(rate, self.step_seconds), claim).await?;

@@ -1,7 +1,7 @@
 //! Attacks of hostile runners on the operator, and the sessions that they invent.
 
-use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::{Session, SessionPhase, StartPage, Tier};
+use camofleet_crds::v1alpha1::{Display, StartTier};
+use camofleet_runner_api::{Session, SessionPhase, StartPage};
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
@@ -15,12 +15,12 @@ use tokio::net::TcpListener;
 /// An attack of a runner on the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Attack {
-    /// Refuses every call with a body that never ends, at one byte per second.
-    DrippingRefusal,
+    /// Rejects every call with a body that never ends, at one byte per second.
+    DrippingRejection,
     /// Starts its event stream and never finishes the first state, at one byte per second.
     DrippingState,
-    /// Refuses every call with a body of [`HUGE_BODY`] bytes.
-    HugeRefusal,
+    /// Rejects every call with a body of [`HUGE_BODY`] bytes.
+    HugeRejection,
     /// Reports a free slot, and answers a bind with a JSON string that never ends.
     EndlessAnswer,
     /// Sends states with [`HEAVY_SESSIONS`] sessions each, as fast as the operator reads.
@@ -41,7 +41,7 @@ pub enum Attack {
     NeverWarm,
 }
 
-/// Bytes in the body of [`Attack::HugeRefusal`].
+/// Bytes in the body of [`Attack::HugeRejection`].
 pub const HUGE_BODY: usize = 300_000_000;
 /// Sessions in each state of [`Attack::HeavyStates`]: about 600 KB.
 pub const HEAVY_SESSIONS: usize = 2500;
@@ -54,9 +54,9 @@ const BAD_NAMES: [&str; 5] = ["?x", "x/status", "../..", "%2e%2e", "UPPER"];
 impl Attack {
     /// All attacks.
     pub const ALL: [Self; 12] = [
-        Self::DrippingRefusal,
+        Self::DrippingRejection,
         Self::DrippingState,
-        Self::HugeRefusal,
+        Self::HugeRejection,
         Self::EndlessAnswer,
         Self::HeavyStates,
         Self::ManyStates,
@@ -71,9 +71,9 @@ impl Attack {
     /// Name of the pools whose runners carry out this attack.
     pub fn name(self) -> &'static str {
         match self {
-            Self::DrippingRefusal => "dripping-refusal",
+            Self::DrippingRejection => "dripping-rejection",
             Self::DrippingState => "dripping-state",
-            Self::HugeRefusal => "huge-refusal",
+            Self::HugeRejection => "huge-rejection",
             Self::EndlessAnswer => "endless-answer",
             Self::HeavyStates => "heavy-states",
             Self::ManyStates => "many-states",
@@ -140,9 +140,9 @@ pub(super) fn extra_sessions(attack: Attack, namespace: &str, slots: u32, pod_ui
     match attack {
         Attack::OrphansInSlots => orphans(namespace, slots, pod_uid),
         Attack::BadNames => with_invalid_names(namespace, slots, pod_uid),
-        Attack::DrippingRefusal
+        Attack::DrippingRejection
         | Attack::DrippingState
-        | Attack::HugeRefusal
+        | Attack::HugeRejection
         | Attack::EndlessAnswer
         | Attack::HeavyStates
         | Attack::ManyStates
@@ -160,7 +160,7 @@ pub(super) fn session(uid: String, namespace: &str, name: String) -> Session {
         name,
         phase: SessionPhase::Ready,
         display: Display::Headless,
-        tier: Tier::Hot,
+        tier: StartTier::Hot,
         start_page: StartPage::None,
         clients: 0,
         end: None,

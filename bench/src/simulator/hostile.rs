@@ -24,9 +24,9 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 pub(super) fn answer(attack: Attack, runner: &Arc<Runner>, request: &Request<Incoming>) -> Option<Response<Body>> {
     let is_events = request.method() == Method::GET && request.uri().path() == "/v1/events";
     match attack {
-        Attack::DrippingRefusal => Some(streamed(StatusCode::INTERNAL_SERVER_ERROR, dripping())),
+        Attack::DrippingRejection => Some(streamed(StatusCode::INTERNAL_SERVER_ERROR, dripping())),
         Attack::DrippingState => is_events.then(|| streamed(StatusCode::OK, dripping())),
-        Attack::HugeRefusal => {
+        Attack::HugeRejection => {
             let chunks = stream::repeat(chunk()).take(HUGE_BODY / CHUNK);
             Some(streamed(StatusCode::INTERNAL_SERVER_ERROR, chunks))
         }

@@ -78,9 +78,9 @@ async fn answer(runner: &Arc<Runner>, request: Request<Incoming>) -> Response<Bo
         }
         Behaviour::Normal | Behaviour::OmitsSessions | Behaviour::NoEvents => {}
     }
-    route(runner, request).await.unwrap_or_else(|refusal| {
-        let status = StatusCode::from_u16(refusal.reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        json(status, &refusal)
+    route(runner, request).await.unwrap_or_else(|rejection| {
+        let status = StatusCode::from_u16(rejection.reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        json(status, &rejection)
     })
 }
 
@@ -124,7 +124,7 @@ async fn route(runner: &Arc<Runner>, request: Request<Incoming>) -> Result<Respo
     }
 }
 
-/// The operator's epoch; other callers are refused.
+/// The operator's epoch; other callers are rejected.
 fn operator_epoch(caller: &Caller) -> Result<u64, ErrorResponse> {
     match caller {
         Caller::Operator { epoch } => Ok(*epoch),
@@ -132,7 +132,7 @@ fn operator_epoch(caller: &Caller) -> Result<u64, ErrorResponse> {
     }
 }
 
-/// Refuses a gateway whose token is for another session.
+/// Rejects a gateway whose token is for another session.
 fn check_session(caller: &Caller, uid: &str) -> Result<(), ErrorResponse> {
     match caller {
         Caller::Operator { .. } => Ok(()),

@@ -8,7 +8,7 @@ use super::{
 };
 use anyhow::{Context, Result};
 use camofleet_auth::token::PublicKeys;
-use camofleet_runner::core::{Kind, Plan};
+use camofleet_runner::core::{DisplayKind, Plan};
 use camofleet_runner_api::Hot;
 use camofleet_runtime::watch::WatchBackoff;
 use clap::ValueEnum;
@@ -33,7 +33,7 @@ use tokio::sync::Semaphore;
 /// Annotation with the public keys that a runner trusts. The operator sets it on runner pods.
 const KEYS_ANNOTATION: &str = "camofleet.dev/public-keys";
 /// Environment variable that the operator sets on a canary.
-const PROVE_VARIABLE: &str = "RUNNER_PROVE";
+const SMOKE_TEST_VARIABLE: &str = "RUNNER_PROVE";
 /// Label with the pool of a runner pod.
 pub(super) const POOL_LABEL: &str = "camofleet.dev/pool";
 /// Concurrent writes of all kubelets.
@@ -45,7 +45,8 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 pub struct Nodes {
     /// Number of nodes.
     pub count: usize,
-    /// CPUs of each node. The operator never launches more runners at once than all nodes have CPUs.
+    /// CPUs of each node. The operator launches at most twice as many runners at once as all nodes have
+    /// CPUs.
     pub cpus: usize,
 }
 
@@ -177,13 +178,13 @@ fn read_plan(container: &Container) -> Plan {
         let value = args.iter().find_map(|arg| arg.strip_prefix("--")?.strip_prefix(name)?.strip_prefix('='));
         value.and_then(|value| value.parse().ok()).unwrap_or_default()
     };
-    let prove = container.env.iter().flatten().find(|variable| variable.name == PROVE_VARIABLE);
+    let smoke_test = container.env.iter().flatten().find(|variable| variable.name == SMOKE_TEST_VARIABLE);
     let slots = number("slots").max(1);
     Plan {
         slots,
         sessions: number("sessions"),
         prewarm: Hot { headless: number("prewarm-headless"), headful: number("prewarm-headful") },
-        smoke_test: prove.and_then(|variable| Kind::from_str(variable.value.as_deref()?, false).ok()),
+        smoke_test: smoke_test.and_then(|variable| DisplayKind::from_str(variable.value.as_deref()?, false).ok()),
         // Simulated launches use no CPU, so all slots may launch at once.
         launches: slots,
         drain_timeout: Duration::from_secs(number("drain-timeout-seconds").into()),
@@ -265,8 +266,9 @@ mod tests {
             drain_timeout: Duration::from_secs(60),
         };
         assert_eq!(read_plan(&container), expected);
-        let prove = EnvVar { name: PROVE_VARIABLE.to_owned(), value: Some("headful".to_owned()), ..EnvVar::default() };
-        container.env = Some(vec![prove]);
-        assert_eq!(read_plan(&container), Plan { smoke_test: Some(Kind::Headful), ..expected });
+        let smoke_test =
+            EnvVar { name: SMOKE_TEST_VARIABLE.to_owned(), value: Some("headful".to_owned()), ..EnvVar::default() };
+        container.env = Some(vec![smoke_test]);
+        assert_eq!(read_plan(&container), Plan { smoke_test: Some(DisplayKind::Headful), ..expected });
     }
 }

@@ -2,7 +2,7 @@
 //! socket; callers pass the time.
 
 use super::browsers::{Browsers, Fault};
-use camofleet_crds::v1alpha1::EngineName;
+use camofleet_crds::v1alpha1::Engine;
 use camofleet_runner::core::{Action, Effect, Epochs, Event, Machine, Plan, Term};
 use camofleet_runner_api::{BindRequest, ErrorResponse, RunnerState, Session, SessionPhase, SessionReport};
 use std::{
@@ -32,7 +32,7 @@ impl Process {
     pub(super) fn start(plan: Plan, browsers: Browsers, now: Instant) -> Self {
         let state = RunnerState {
             boot_id: Uuid::new_v4().to_string(),
-            engine: Some(EngineName::Firefox),
+            engine: Some(Engine::Firefox),
             playwright_version: PLAYWRIGHT_VERSION.to_owned(),
             ..RunnerState::default()
         };
@@ -200,9 +200,9 @@ fn is_live(session: &Session) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use camofleet_crds::v1alpha1::{Display, StartUrlWait};
-    use camofleet_runner::core::Kind;
-    use camofleet_runner_api::{EndReason, ErrorReason, Hot, Tier};
+    use camofleet_crds::v1alpha1::{Display, StartTier, StartUrlWait};
+    use camofleet_runner::core::DisplayKind;
+    use camofleet_runner_api::{EndReason, ErrorReason, Hot};
 
     const SECOND: Duration = Duration::from_secs(1);
     const LAUNCH_TIME: Duration = Duration::from_secs(3);
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn binds_hot_browsers_at_once_and_refuses_when_full() {
+    fn binds_hot_browsers_at_once_and_rejects_when_full() {
         let (mut process, now) = warm(plan());
         for uid in ["a", "b"] {
             assert_eq!(process.bind(uid, request(), None, now), Ok(true));
@@ -284,7 +284,7 @@ mod tests {
     fn a_cold_session_is_ready_when_its_browser_is() {
         let (mut process, start) = cold(plan(), Fault::None);
         process.bind("a", request(), None, start).unwrap();
-        assert_eq!(process.machine.session("a").unwrap().tier, Tier::Cold);
+        assert_eq!(process.machine.session("a").unwrap().tier, StartTier::Cold);
         assert_eq!(phase(&process, "a"), Some(SessionPhase::Starting));
         assert_eq!(process.next_deadline(start), Some(start + LAUNCH_TIME));
         process.advance(start + LAUNCH_TIME);
@@ -401,7 +401,8 @@ mod tests {
 
     #[test]
     fn a_canary_is_not_warm_before_a_browser_loads_a_page() {
-        let (mut process, start) = cold(Plan { smoke_test: Some(Kind::Headful), ..plan() }, Fault::PageLoadFails);
+        let (mut process, start) =
+            cold(Plan { smoke_test: Some(DisplayKind::Headful), ..plan() }, Fault::PageLoadFails);
         let now = start + 60 * SECOND;
         let state = advance_until(&mut process, start, now);
         assert!(

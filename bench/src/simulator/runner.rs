@@ -327,7 +327,7 @@ impl Runner {
         Ok(BindResponse {
             boot_id: state.boot_id.clone(),
             generation: state.generation,
-            engine: state.engine.unwrap_or(camofleet_crds::v1alpha1::EngineName::Firefox),
+            engine: state.engine.unwrap_or(camofleet_crds::v1alpha1::Engine::Firefox),
             browser_version: state.browser_version.clone(),
             playwright_version: state.playwright_version.clone(),
             session: session.expect("a session is listed from its binding until a later call ends it"),

@@ -1,4 +1,4 @@
-//! The chart's admission policies on a real API server: the requests that they refuse, and those that they must accept.
+//! The chart's admission policies on a real API server: the requests that they reject, and those that they must accept.
 
 use crate::{
     chart::{Chart, api_of, apply, client_as},
@@ -49,18 +49,18 @@ async fn install_policies(harness: &Harness) -> Result<()> {
     Ok(())
 }
 
-/// Asserts that the policy refused the request with a message that contains `words`.
-fn assert_refused<T: Debug>(what: &str, answer: kube::Result<T>, policy: &str, words: &str) -> Result<()> {
+/// Asserts that the policy rejected the request with a message that contains `words`.
+fn assert_rejected<T: Debug>(what: &str, answer: kube::Result<T>, policy: &str, words: &str) -> Result<()> {
     match answer {
         Err(kube::Error::Api(status)) => {
             let message = &status.message;
             ensure!(
                 message.contains(policy) && message.contains(words),
-                "{what} was refused for another reason: {message}"
+                "{what} was rejected for another reason: {message}"
             );
             Ok(())
         }
-        answer => anyhow::bail!("{what} was not refused: {answer:?}"),
+        answer => anyhow::bail!("{what} was not rejected: {answer:?}"),
     }
 }
 
@@ -91,7 +91,7 @@ fn only_the_operator_may_create_runner_pods_and_set_their_keys() {
         })
         .await?;
 
-        // The operator, the scheduler and the nodes are not refused.
+        // The operator, the scheduler and the nodes are not rejected.
         let _operator = start_leader(harness, "a").await?;
         harness.create_hot_pool(FLEET, POOL, long_lived_pool(2, 1)).await?;
         claim(harness, "claim", 2).await?;
@@ -113,7 +113,7 @@ fn only_the_operator_may_create_runner_pods_and_set_their_keys() {
         for (what, metadata, words) in
             [("a runner's label", &runner_label, label), ("a pool as owner", &own, owner), ("keys", &annotated, keys)]
         {
-            assert_refused(what, pods.create(&create, &pod("made", metadata)?).await, policy, words)?;
+            assert_rejected(what, pods.create(&create, &pod("made", metadata)?).await, policy, words)?;
         }
         pods.create(&create, &pod("plain", &json!({ "labels": { "app": "other" } }))?).await?;
         let other_owner = owned("00000000-0000-0000-0000-000000000000");
@@ -127,10 +127,10 @@ fn only_the_operator_may_create_runner_pods_and_set_their_keys() {
             ("a runner's keys taken away", &runner, &without_keys, keys),
         ] {
             let patch = Patch::Merge(json!({ "metadata": metadata }));
-            assert_refused(what, pods.patch(name, &merge, &patch).await, policy, words)?;
+            assert_rejected(what, pods.patch(name, &merge, &patch).await, policy, words)?;
             // An update of the status cannot change owners (kubernetes: pkg/registry/core/pod/strategy.go).
             if words != owner {
-                assert_refused(
+                assert_rejected(
                     &format!("{what}, by the status"),
                     pods.patch_status(name, &merge, &patch).await,
                     policy,
@@ -147,9 +147,9 @@ fn only_the_operator_may_create_runner_pods_and_set_their_keys() {
             // The response is a Status, not a Binding.
             pods.create_subresource::<Binding, Value>("binding", "plain", &create, binding).await
         };
-        assert_refused("keys by a binding", bind(&binding).await, policy, keys)?;
+        assert_rejected("keys by a binding", bind(&binding).await, policy, keys)?;
         let bindings = Api::<Binding>::namespaced(mallory.clone(), FLEET);
-        assert_refused("keys by a former binding", bindings.create(&create, &binding).await, policy, keys)?;
+        assert_rejected("keys by a former binding", bindings.create(&create, &binding).await, policy, keys)?;
         binding.metadata.annotations = None;
         bind(&binding).await.context("a binding without annotations")?;
         wait_until("the pod is bound", async || {
@@ -286,23 +286,23 @@ where
         ("4097 bytes", json!({ "annotations": annotations(4097) }), "have 4097 bytes, more than the limit of 4096"),
         ("a long last-applied-configuration", applied(max_applied + 1), "use kubectl apply --server-side"),
     ] {
-        assert_refused(what, api.create(&dry, &with(metadata)?).await, policy, words)?;
+        assert_rejected(what, api.create(&dry, &with(metadata)?).await, policy, words)?;
     }
     for metadata in [json!({ "labels": labels(32), "annotations": annotations(4096) }), applied(max_applied)] {
         api.create(&dry, &with(metadata)?).await.context("within the bounds")?;
     }
     api.create(&PostParams::default(), &new()).await?;
     let grown = merge(&api, "new", &json!({ "annotations": annotations(4097) })).await;
-    assert_refused("growth", grown, policy, "have 4097 bytes")?;
+    assert_rejected("growth", grown, policy, "have 4097 bytes")?;
     api.delete("new", &DeleteParams::default()).await?;
 
     // The spec of the large object can change; its metadata can shrink but not grow.
     let changed = api.patch(large, &PatchParams::default(), &Patch::Merge(json!({ "spec": spec }))).await;
     changed.context("a change of the spec")?;
     let grown = merge(&api, large, &json!({ "annotations": { "example.com/b": "" } })).await;
-    assert_refused("a large one grows", grown, policy, "more than the limit of 4096")?;
+    assert_rejected("a large one grows", grown, policy, "more than the limit of 4096")?;
     let grown = merge(&api, large, &json!({ "labels": { "example.com/more": "" } })).await;
-    assert_refused("a large one gets a label", grown, policy, "41 labels")?;
+    assert_rejected("a large one gets a label", grown, policy, "41 labels")?;
     let shrunk = json!({ "annotations": annotations(150_000), "labels": { "example.com/0": null } });
     merge(&api, large, &shrunk).await.context("a large one shrinks")?;
     Ok(())

@@ -30,9 +30,9 @@ fn no_session_is_lost_when_writes_fail_and_watches_are_closed() {
         let living = async {
             harness.create_hot_pool(FLEET, POOL, long_lived_pool(20, 4)).await?;
             ensure_all_ready(&start_claims(harness, "claim", 60, Arrivals::Poisson { rate: 20.0 }).await?)?;
-            let claims = harness.claims();
+            let client = harness.session_client();
             for index in 0..20 {
-                claims.delete(FLEET, &format!("claim-{index}")).await?;
+                client.delete(FLEET, &format!("claim-{index}")).await?;
                 let seen = harness
                     .sessions
                     .get(FLEET, &format!("claim-{}", index + 20))

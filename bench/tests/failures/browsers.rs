@@ -33,11 +33,11 @@ fn a_rollout_stops_at_a_canary_that_cannot_load_a_page() {
         let harness = &*harness;
         let _operator = start_leader(harness, "a").await?;
         harness.simulator.set_fault(BROKEN, Fault::PageLoadFails);
-        // One slot per runner: with more, other browsers are hot during the proof, and the operator reports no failure
-        // while one is hot.
+        // One slot per runner: with more, other browsers are hot during the smoke test, and the operator reports no
+        // failure while one is hot.
         harness.create_hot_pool(FLEET, POOL, long_lived_pool(4, 1)).await?;
         claim(harness, "before", 2).await?;
-        let former = serving(&status(harness).await?)?;
+        let former = current_revision(&status(harness).await?)?;
 
         set_image(harness, BROKEN).await?;
         wait_until("the canary's failure is published", async || {
@@ -55,21 +55,21 @@ fn a_rollout_stops_at_a_canary_that_cannot_load_a_page() {
         };
         let launches = canary.launches() + FURTHER_LAUNCHES;
         claim(harness, "meanwhile", 1).await?;
-        wait_until("the canary's proof has failed again", async || Ok(canary.launches() >= launches)).await?;
+        wait_until("the canary's smoke test has failed again", async || Ok(canary.launches() >= launches)).await?;
         let broken = status(harness).await?;
-        ensure!(serving(&broken)? == former, "a revision that cannot load a page became current");
+        ensure!(current_revision(&broken)? == former, "a revision that cannot load a page became current");
         ensure!(broken.updated_replicas <= 1, "{} runners have the broken revision", broken.updated_replicas);
         ensure!(canary.sessions().is_empty(), "the canary was given a session");
 
         set_image(harness, FIXED).await?;
         wait_until("the fixed revision is current", async || {
             let status = status(harness).await?;
-            let revision = serving(&status)?;
+            let revision = current_revision(&status)?;
             Ok(revision != former && Some(revision) == status.revision && status.updated_replicas >= 1)
         })
         .await?;
         let ends = ["before-0", "before-1", "meanwhile-0"];
-        try_join_all(ends.map(|name| async move { harness.claims().delete(FLEET, name).await })).await?;
+        try_join_all(ends.map(|name| async move { harness.session_client().delete(FLEET, name).await })).await?;
         assert_invariants(harness).await
     });
 }
@@ -85,7 +85,7 @@ fn hung_hot_browsers_are_replaced_and_a_session_whose_launch_hangs_fails() {
         wait_until("no hot browser is offered", async || Ok(status(harness).await?.slots.hot == 0)).await?;
 
         runner.set_fault(Fault::LaunchHangs);
-        harness.claims().create(FLEET, "stuck", retained_session_spec(POOL)).await?;
+        harness.session_client().create(FLEET, "stuck", retained_session_spec(POOL)).await?;
         let is_failed = |seen: &ObservedSession| seen.reason.as_deref() == Some(LAUNCH_FAILED);
         harness.sessions.wait_for(1, FLEET, "failed", TIMEOUT, is_failed).await?;
 
@@ -104,8 +104,8 @@ async fn status(harness: &Harness) -> Result<WorkerPoolStatus> {
 }
 
 /// The current revision of the pool.
-fn serving(status: &WorkerPoolStatus) -> Result<String> {
-    Ok(status.serving.as_ref().context("the pool has no current revision")?.revision.clone())
+fn current_revision(status: &WorkerPoolStatus) -> Result<String> {
+    Ok(status.current_revision.as_ref().context("the pool has no current revision")?.revision.clone())
 }
 
 async fn set_image(harness: &Harness, image: &str) -> Result<()> {

@@ -49,14 +49,14 @@ async fn assert_survives_clock_change(harness: &mut Harness, offset: &str) -> Re
     claim(harness, "running", 20).await?;
     // These sessions are queued, because every slot is taken. Their queue timeout is the default, 300 s.
     for index in 0..5 {
-        harness.claims().create_with_retry(FLEET, &format!("waiting-{index}"), queued_spec()).await?;
+        harness.session_client().create_with_retry(FLEET, &format!("waiting-{index}"), queued_spec()).await?;
     }
     let waiting = |seen: &camofleet_bench::sessions::ObservedSession| seen.was_queued;
     harness.sessions.wait_for(5, FLEET, "Queued", TIMEOUT, waiting).await?;
 
     set_clock(&clock, offset)?;
     for index in 5..10 {
-        harness.claims().create_with_retry(FLEET, &format!("waiting-{index}"), queued_spec()).await?;
+        harness.session_client().create_with_retry(FLEET, &format!("waiting-{index}"), queued_spec()).await?;
     }
     harness.sessions.wait_for(10, FLEET, "Queued", TIMEOUT, waiting).await?;
     let ended =
@@ -81,7 +81,7 @@ async fn assert_survives_clock_change(harness: &mut Harness, offset: &str) -> Re
     operator.daemon.start_again()?;
     operator.wait_until_leading().await?;
     for index in 10..15 {
-        harness.claims().delete(FLEET, &format!("running-{index}")).await?;
+        harness.session_client().delete(FLEET, &format!("running-{index}")).await?;
     }
     ensure_all_ready(&start_claims(harness, "late", 5, Arrivals::Burst).await?)?;
     wait_until("the operator leads", async || Ok(operator.is_leader().await)).await?;

@@ -60,7 +60,7 @@ fn a_watch_with_an_expired_resource_version_lists_again_and_misses_nothing() {
         let meanwhile = tokio::spawn(start_claims(harness, "meanwhile", 20, Arrivals::Burst));
         harness.sessions.wait_for(40, FLEET, "made", TIMEOUT, |_| true).await?;
         for index in 0..10 {
-            harness.claims().delete(FLEET, &format!("early-{index}")).await?;
+            harness.session_client().delete(FLEET, &format!("early-{index}")).await?;
         }
         harness.control_plane.api_server.kill().await?;
         harness.control_plane.api_server.start_again()?;

@@ -97,13 +97,13 @@ pub fn start_claims(
     count: usize,
     arrivals: Arrivals,
 ) -> impl Future<Output = Result<Vec<Claim>>> + use<> {
-    let (claims, sessions, name) = (harness.claims(), harness.sessions.clone(), name.to_owned());
+    let (client, sessions, name) = (harness.session_client(), harness.sessions.clone(), name.to_owned());
     async move {
         let claim = |index| {
-            let (claims, sessions, name) = (claims.clone(), sessions.clone(), format!("{name}-{index}"));
+            let (client, sessions, name) = (client.clone(), sessions.clone(), format!("{name}-{index}"));
             async move {
                 let (requested, ready) = (Instant::now(), sessions.await_ready(FLEET, &name));
-                claims.create_with_retry(FLEET, &name, retained_session_spec(POOL)).await?;
+                client.create_with_retry(FLEET, &name, retained_session_spec(POOL)).await?;
                 let ready = tokio::time::timeout(TIMEOUT, ready).await.ok().and_then(Result::ok);
                 Ok(Claim { requested, ready })
             }

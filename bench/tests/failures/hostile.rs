@@ -83,7 +83,7 @@ impl<'a> AttackedFleet<'a> {
         self.rounds += 1;
         claim(self.harness, &name, CLAIMS).await?;
         for index in 0..CLAIMS {
-            self.harness.claims().delete(FLEET, &format!("{name}-{index}")).await?;
+            self.harness.session_client().delete(FLEET, &format!("{name}-{index}")).await?;
         }
         Ok(())
     }
@@ -124,7 +124,7 @@ impl<'a> AttackedFleet<'a> {
 fn a_new_leader_does_not_wait_for_runners_that_never_finish_a_response() {
     with_fleet("hostile-drip", async |harness| {
         let mut fleet = AttackedFleet::begin(harness).await?;
-        for attack in [Attack::DrippingRefusal, Attack::DrippingState] {
+        for attack in [Attack::DrippingRejection, Attack::DrippingState] {
             fleet.attack(attack).await?;
             fleet.until_attacked(attack, 1, 1).await?;
         }
@@ -139,14 +139,14 @@ fn a_new_leader_does_not_wait_for_runners_that_never_finish_a_response() {
 fn endless_response_bodies_are_not_buffered() {
     with_fleet("hostile-bodies", async |harness| {
         let mut fleet = AttackedFleet::begin(harness).await?;
-        fleet.attack(Attack::HugeRefusal).await?;
-        fleet.until_attacked(Attack::HugeRefusal, 3, 1).await?;
+        fleet.attack(Attack::HugeRejection).await?;
+        fleet.until_attacked(Attack::HugeRejection, 3, 1).await?;
         fleet.assert_serves().await?;
 
         fleet.attack(Attack::EndlessAnswer).await?;
         // The first call opens the event stream; the others are binds.
         let binds = |runner: &Arc<Runner>| runner.calls().saturating_sub(1);
-        harness.claims().create(HOSTILE, "bait", session_spec(Attack::EndlessAnswer.name())).await?;
+        harness.session_client().create(HOSTILE, "bait", session_spec(Attack::EndlessAnswer.name())).await?;
         wait_until("the operator receives endless responses", async || {
             Ok(fleet.runners(Attack::EndlessAnswer).iter().map(binds).sum::<usize>() >= 2)
         })

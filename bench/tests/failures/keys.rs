@@ -3,7 +3,7 @@
 use crate::fixture::{FLEET, POOL, assert_invariants, claim, start_leader, wait_until, with_fleet};
 use anyhow::{Context, Result, ensure};
 use camofleet_auth::{
-    keystore::{self, PUBLIC_KEYS, keys_of_secret, public_key_secret},
+    keystore::{self, PUBLIC_KEYS_CONFIG_MAP, keys_of_secret, public_keys_secret},
     token::{Issuer, PublicKey, PublicKeys, Signer, new_private_key},
 };
 use camofleet_bench::{
@@ -41,7 +41,7 @@ fn deleted_or_altered_public_keys_are_restored_and_runners_keep_theirs() {
         let key = public_half(&private)?;
         let secrets = harness.api::<Secret>(NAMESPACE);
         secrets.create(&PostParams::default(), &secret("camofleet-gateway-key", "private-key", &private)).await?;
-        let config_map = json!({ "metadata": { "name": PUBLIC_KEYS }, "data": { "gateway": key.as_str() } });
+        let config_map = json!({ "metadata": { "name": PUBLIC_KEYS_CONFIG_MAP }, "data": { "gateway": key.as_str() } });
         harness
             .api::<ConfigMap>(NAMESPACE)
             .create(&PostParams::default(), &serde_json::from_value(config_map)?)
@@ -63,7 +63,7 @@ fn deleted_or_altered_public_keys_are_restored_and_runners_keep_theirs() {
         let planted = public_half(&new_private_key())?;
         let lines = format!("{}\n{}", planted.as_str(), key.as_str());
         let patch = Patch::Merge(json!({ "data": { "gateway": lines, "operator": planted.as_str() } }));
-        harness.api::<ConfigMap>(NAMESPACE).patch(PUBLIC_KEYS, &PatchParams::default(), &patch).await?;
+        harness.api::<ConfigMap>(NAMESPACE).patch(PUBLIC_KEYS_CONFIG_MAP, &PatchParams::default(), &patch).await?;
         assert_published_and_trusted(harness, &trusted).await?;
 
         // Runners keep their keys when a Secret is emptied.
@@ -133,17 +133,17 @@ async fn grant_chart_permissions(harness: &Harness) -> Result<()> {
 async fn operator_cannot_reach_the_gateways_keys(harness: &Harness) -> Result<()> {
     let secrets = Api::<Secret>::namespaced(harness.control_plane.client(User::Operator).await?, NAMESPACE);
     let named = |name: &str| ListParams::default().fields(&format!("metadata.name={name}"));
-    let public = public_key_secret(Issuer::Gateway);
+    let public = public_keys_secret(Issuer::Gateway);
     ensure!(secrets.list(&named(&public)).await?.items.len() == 1, "the operator cannot list the gateway's public key");
     let patch = Patch::Merge(json!({ "data": {} }));
-    let refused = [
+    let rejected = [
         ("read the private key", secrets.get("camofleet-gateway-key").await.map(drop)),
         ("list the private key", secrets.list(&named("camofleet-gateway-key")).await.map(drop)),
         ("list all Secrets", secrets.list(&ListParams::default()).await.map(drop)),
         ("change the public key", secrets.patch(&public, &PatchParams::default(), &patch).await.map(drop)),
         ("delete the public key", secrets.delete(&public, &DeleteParams::default()).await.map(drop)),
     ];
-    for (what, answer) in refused {
+    for (what, answer) in rejected {
         let is_forbidden = matches!(&answer, Err(kube::Error::Api(status)) if status.code == 403);
         ensure!(is_forbidden, "the operator can {what} of the gateway: {answer:?}");
     }
@@ -164,7 +164,7 @@ fn replicas_with_different_keys_do_not_overwrite_each_others_publication() {
             "the former key is no longer published although it is still in use"
         );
         let replicas = [tokio::spawn(of_former.run()), tokio::spawn(of_latter.run())];
-        let name = public_key_secret(Issuer::Gateway);
+        let name = public_keys_secret(Issuer::Gateway);
         // Either replica may restore the keys first. The other one then changes nothing.
         for _ in 0..2 {
             overwrite(harness, Issuer::Gateway, "").await?;
@@ -177,8 +177,11 @@ fn replicas_with_different_keys_do_not_overwrite_each_others_publication() {
         // would change the version of the Secret.
         let (before, config_maps) = (version(harness, &name).await?, harness.api::<ConfigMap>(NAMESPACE));
         for _ in 0..2 {
-            config_maps.delete(PUBLIC_KEYS, &DeleteParams::default()).await?;
-            wait_until("the ConfigMap is back", async || Ok(config_maps.get_opt(PUBLIC_KEYS).await?.is_some())).await?;
+            config_maps.delete(PUBLIC_KEYS_CONFIG_MAP, &DeleteParams::default()).await?;
+            wait_until("the ConfigMap is back", async || {
+                Ok(config_maps.get_opt(PUBLIC_KEYS_CONFIG_MAP).await?.is_some())
+            })
+            .await?;
         }
         ensure!(version(harness, &name).await? == before, "replicas overwrite each other's publication");
         for replica in replicas {
@@ -207,28 +210,28 @@ async fn version(harness: &Harness, name: &str) -> Result<u64> {
 async fn delete_all(harness: &Harness) -> Result<()> {
     for issuer in ISSUERS {
         let api = harness.api::<Secret>(NAMESPACE);
-        api.delete(&public_key_secret(issuer), &DeleteParams::default()).await?;
+        api.delete(&public_keys_secret(issuer), &DeleteParams::default()).await?;
     }
-    harness.api::<ConfigMap>(NAMESPACE).delete(PUBLIC_KEYS, &DeleteParams::default()).await?;
+    harness.api::<ConfigMap>(NAMESPACE).delete(PUBLIC_KEYS_CONFIG_MAP, &DeleteParams::default()).await?;
     Ok(())
 }
 
 async fn overwrite(harness: &Harness, issuer: Issuer, keys: &str) -> Result<()> {
-    let name = public_key_secret(issuer);
+    let name = public_keys_secret(issuer);
     let patch = Patch::Merge(secret(&name, "public-keys", keys.as_bytes()));
     harness.api::<Secret>(NAMESPACE).patch(&name, &PatchParams::default(), &patch).await?;
     Ok(())
 }
 
 async fn keys_in_secret(harness: &Harness, issuer: Issuer) -> Result<Vec<PublicKey>> {
-    let secret = harness.api::<Secret>(NAMESPACE).get_opt(&public_key_secret(issuer)).await?;
+    let secret = harness.api::<Secret>(NAMESPACE).get_opt(&public_keys_secret(issuer)).await?;
     Ok(secret.map(|secret| keys_of_secret(&secret, issuer)).unwrap_or_default())
 }
 
 /// Whether exactly these keys are published in the Secrets, and in the ConfigMap that operators of the previous version
 /// read.
 async fn is_published(harness: &Harness, keys: &PublicKeys) -> Result<bool> {
-    let config_map = harness.api::<ConfigMap>(NAMESPACE).get_opt(PUBLIC_KEYS).await?;
+    let config_map = harness.api::<ConfigMap>(NAMESPACE).get_opt(PUBLIC_KEYS_CONFIG_MAP).await?;
     if !config_map.is_some_and(|config_map| keystore::keys_of_config_map(&config_map) == *keys) {
         return Ok(false);
     }

@@ -108,7 +108,7 @@ async fn assert_failover(
     ensure_all_ready(&early?)?;
     claim(harness, "meanwhile", 20).await?;
     for index in 0..10 {
-        harness.claims().delete(FLEET, &format!("early-{index}")).await?;
+        harness.session_client().delete(FLEET, &format!("early-{index}")).await?;
     }
     tokio::time::sleep_until(ends.into()).await;
     let late = start_claims(harness, "late", 40, Arrivals::Poisson { rate: RATE });

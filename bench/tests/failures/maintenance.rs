@@ -38,8 +38,8 @@ fn no_session_of_500_ends_by_scaling_rollout_cordon_or_pool_deletion() {
         }
         let sessions = POOLS.iter().flat_map(|pool| {
             (0..SESSIONS).map(move |index| {
-                let (claims, name) = (harness.claims(), format!("{pool}-{index}"));
-                claims.claim_with(FLEET.to_owned(), name, retained_session_spec(pool), TIMEOUT)
+                let (client, name) = (harness.session_client(), format!("{pool}-{index}"));
+                client.claim_with(FLEET.to_owned(), name, retained_session_spec(pool), TIMEOUT)
             })
         });
         let sessions = try_join_all(sessions).await?;
@@ -76,7 +76,7 @@ fn no_session_of_500_ends_by_scaling_rollout_cordon_or_pool_deletion() {
 
         // The maintenance completes when the users delete their sessions.
         let names = POOLS.iter().flat_map(|pool| (0..SESSIONS).map(move |index| format!("{pool}-{index}")));
-        let ends = names.map(|name| async move { harness.claims().delete(FLEET, &name).await });
+        let ends = names.map(|name| async move { harness.session_client().delete(FLEET, &name).await });
         try_join_all(ends).await?;
         wait_until("the deleted pool is gone", async || Ok(pools.get_opt("deleted").await?.is_none())).await?;
         assert_invariants(harness).await?;
@@ -114,8 +114,8 @@ fn no_session_ends_when_a_new_operator_version_takes_over() {
         ensure_all_ready(&claims?)?;
         wait_until("the new revision is current", async || {
             let status = pools.get(POOL).await?.status.unwrap_or_default();
-            let serving = status.serving.map(|serving| serving.revision);
-            Ok(serving != before && serving == status.revision && status.updated_replicas >= 2)
+            let current = status.current_revision.map(|current| current.revision);
+            Ok(current != before && current == status.revision && status.updated_replicas >= 2)
         })
         .await?;
         let live = |seen: &ObservedSession| {
@@ -126,7 +126,7 @@ fn no_session_ends_when_a_new_operator_version_takes_over() {
         // The last runners of the former revision, and the surge runner, go when their sessions end.
         let names =
             (0..30).map(|index| format!("before-{index}")).chain((0..20).map(|index| format!("meanwhile-{index}")));
-        try_join_all(names.map(|name| async move { harness.claims().delete(FLEET, &name).await })).await?;
+        try_join_all(names.map(|name| async move { harness.session_client().delete(FLEET, &name).await })).await?;
         assert_invariants(harness).await
     });
 }

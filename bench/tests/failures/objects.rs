@@ -71,8 +71,8 @@ fn a_namespace_with_live_sessions_can_be_deleted_and_leaves_no_runner() {
         };
         for index in 0..10 {
             for (namespace, pool) in [("both", "both"), ("guests", "camo-fleet"), (FLEET, "camo-fleet")] {
-                let (claims, name) = (harness.claims(), format!("claim-{index}"));
-                let claim = claims.claim_with(namespace.to_owned(), name, at(pool), TIMEOUT).await?;
+                let (client, name) = (harness.session_client(), format!("claim-{index}"));
+                let claim = client.claim_with(namespace.to_owned(), name, at(pool), TIMEOUT).await?;
                 ensure!(claim.ready.is_some(), "a session of {namespace} was not Ready");
             }
         }
@@ -126,7 +126,7 @@ fn objects_that_do_not_parse_do_not_stop_others() {
         operator.wait_until_leading().await?;
         claim(harness, "restarted", 1).await?;
         for name in ["early-0", "unparsable-early", "unparsable-late"] {
-            harness.claims().delete(FLEET, name).await?;
+            harness.session_client().delete(FLEET, name).await?;
         }
         let pools = Api::<DynamicObject>::namespaced_with(harness.client.clone(), FLEET, &pool_kind);
         pools.delete("unparsable-pool", &DeleteParams::default()).await?;
@@ -137,10 +137,10 @@ fn objects_that_do_not_parse_do_not_stop_others() {
     });
 }
 
-/// The API server refuses oversized fields, the operator refuses a template whose total is too large, and a pool from
+/// The API server rejects oversized fields, the operator rejects a template whose total is too large, and a pool from
 /// before the bounds still gets a status and can be deleted.
 #[test]
-fn oversized_pools_are_refused_and_one_from_before_the_bounds_can_be_deleted() {
+fn oversized_pools_are_rejected_and_one_from_before_the_bounds_can_be_deleted() {
     with_fleet("large-pools", async |harness| {
         let pools = harness.api::<WorkerPool>(FLEET);
         let text = |length: usize| "x".repeat(length);
@@ -167,9 +167,9 @@ fn oversized_pools_are_refused_and_one_from_before_the_bounds_can_be_deleted() {
             pools
                 .create(&dry, &with(json!({ field: fits }))?)
                 .await
-                .with_context(|| format!("{field} within its bound was refused"))?;
+                .with_context(|| format!("{field} within its bound was rejected"))?;
             let answer = pools.create(&dry, &with(json!({ field: too_large }))?).await;
-            let Err(kube::Error::Api(status)) = answer else { bail!("oversized {field} was not refused: {answer:?}") };
+            let Err(kube::Error::Api(status)) = answer else { bail!("oversized {field} was not rejected: {answer:?}") };
             ensure!(status.code == 422 && status.message.contains(&format!("spec.template.{field}")), "{status:?}");
         }
 
@@ -194,7 +194,7 @@ fn oversized_pools_are_refused_and_one_from_before_the_bounds_can_be_deleted() {
         harness.create_hot_pool(FLEET, POOL, long_lived_pool(1, 4)).await?;
         claim(harness, "served", 4).await?;
         for name in ["large", "of-before"] {
-            wait_until("the pool is refused", async || {
+            wait_until("the pool is rejected", async || {
                 let status = pools.get(name).await?.status.unwrap_or_default();
                 let stalled = conditions::get(&status.conditions, conditions::STALLED);
                 Ok(stalled.is_some_and(|it| it.status == "True" && it.reason == conditions::pool::TEMPLATE_TOO_LARGE))

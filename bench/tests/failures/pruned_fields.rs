@@ -40,7 +40,7 @@ fn outdated_crds_do_not_cause_endless_writes_and_sessions_are_served() {
         harness.create_hot_pool(FLEET, POOL, long_lived_pool(2, 4)).await?;
         claim(harness, "served", 4).await?;
         for index in 0..UNCHANGED {
-            harness.claims().create(FLEET, &format!("waits-{index}"), retained_session_spec("nowhere")).await?;
+            harness.session_client().create(FLEET, &format!("waits-{index}"), retained_session_spec("nowhere")).await?;
             let empty = WorkerPoolSpec { replicas: Some(0), ..WorkerPoolSpec::default() };
             harness.create_pool(FLEET, &format!("empty-{index}"), empty).await?;
         }
@@ -84,7 +84,7 @@ fn outdated_crds_do_not_cause_endless_writes_and_sessions_are_served() {
         .await?;
         wait_until("the operator is ready", async || Ok(operator.readiness().await?.0 == 200)).await?;
         for index in 0..UNCHANGED {
-            harness.claims().delete(FLEET, &format!("waits-{index}")).await?;
+            harness.session_client().delete(FLEET, &format!("waits-{index}")).await?;
             harness.api::<WorkerPool>(FLEET).delete(&format!("empty-{index}"), &DeleteParams::default()).await?;
         }
         assert_invariants(harness).await

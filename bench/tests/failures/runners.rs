@@ -65,7 +65,7 @@ async fn misbehaves(
     meanwhile(victim.clone()).await?;
     // A user deletes a session on the misbehaving runner.
     let ended = victim.sessions().first().context("the runner has no sessions")?.name.clone();
-    harness.claims().delete(namespace, &ended).await?;
+    harness.session_client().delete(namespace, &ended).await?;
     victim.set_behaviour(Behaviour::Normal);
     claim_in(harness, namespace, "late", 1).await?;
     assert_invariants_except(harness, namespace, |_, _| false).await
@@ -132,8 +132,8 @@ async fn start_pool(harness: &Harness, namespace: &str) -> Result<Arc<Runner>> {
 
 async fn claim_in(harness: &Harness, namespace: &str, name: &str, count: usize) -> Result<()> {
     let claims = (0..count).map(|index| {
-        let claims = harness.claims();
-        claims.claim_with(namespace.to_owned(), format!("{name}-{index}"), retained_session_spec(POOL), TIMEOUT)
+        let client = harness.session_client();
+        client.claim_with(namespace.to_owned(), format!("{name}-{index}"), retained_session_spec(POOL), TIMEOUT)
     });
     let claims = try_join_all(claims).await?;
     ensure!(claims.iter().all(|claim| claim.ready.is_some()), "not all sessions of {namespace} were Ready in time");

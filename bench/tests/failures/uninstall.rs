@@ -117,7 +117,7 @@ fn an_uninstall_deletes_only_the_pools_that_the_release_created() {
             ..retained_session_spec(name)
         };
         for (name, spec) in [("guest", on(NAMESPACE, "headless")), ("own", on(FLEET, "theirs"))] {
-            let claim = harness.claims().claim_with(FLEET.to_owned(), name.to_owned(), spec, TIMEOUT).await?;
+            let claim = harness.session_client().claim_with(FLEET.to_owned(), name.to_owned(), spec, TIMEOUT).await?;
             ensure!(claim.ready.is_some(), "session {name} was not Ready in time");
         }
         upgraded.run_job(harness, DELETE).await?;
@@ -205,7 +205,8 @@ fn deleting_the_release_namespace_leaves_no_pool_stuck_in_deletion() {
         harness.create_hot_pool(FLEET, "dead", on_node(dead, 3600)?).await?;
         for (namespace, pool) in [(NAMESPACE, "headless"), (FLEET, "theirs")] {
             let (namespace, name) = (namespace.to_owned(), format!("on-{pool}"));
-            let claim = harness.claims().claim_with(namespace, name, retained_session_spec(pool), TIMEOUT).await?;
+            let claim =
+                harness.session_client().claim_with(namespace, name, retained_session_spec(pool), TIMEOUT).await?;
             ensure!(claim.ready.is_some(), "the session on {pool} was not Ready in time");
         }
         harness.simulator.power_off_node(dead);

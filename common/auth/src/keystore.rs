@@ -17,10 +17,10 @@ use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 /// ConfigMap in which the previous version published the public keys of all issuers: the data key is the issuer, and
 /// the value has one key per line, the current one first. It is still written for a rollback, and read for issuers that
 /// have no Secret yet.
-pub const PUBLIC_KEYS: &str = "camofleet-public-keys";
-const PRIVATE_KEY: &str = "private-key";
+pub const PUBLIC_KEYS_CONFIG_MAP: &str = "camofleet-public-keys";
+const PRIVATE_KEY_DATA_KEY: &str = "private-key";
 /// Data key of a Secret with public keys. Its value has one key per line, the current one first.
-const PUBLIC_KEY: &str = "public-keys";
+const PUBLIC_KEYS_DATA_KEY: &str = "public-keys";
 /// Maximum number of published and trusted keys per issuer: the current one, and previous ones that running processes
 /// can still sign with.
 const MAX_KEYS: usize = 3;
@@ -32,7 +32,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(20);
 const MAX_ATTEMPTS: u32 = 5;
 
 /// Name of the Secret in which an issuer publishes its public keys.
-pub fn public_key_secret(issuer: Issuer) -> String {
+pub fn public_keys_secret(issuer: Issuer) -> String {
     format!("camofleet-{}-public-key", issuer.as_str())
 }
 
@@ -49,7 +49,7 @@ pub enum KeyStoreError {
     },
     /// The Secret exists but does not contain a key.
     #[error(
-        "Secret {secret} has no Ed25519 key in PKCS#8 under `{PRIVATE_KEY}`: delete the Secret to have a new key generated"
+        "Secret {secret} has no Ed25519 key in PKCS#8 under `{PRIVATE_KEY_DATA_KEY}`: delete the Secret to have a new key generated"
     )]
     NoKey {
         /// Name of the Secret.
@@ -87,7 +87,7 @@ async fn private_key(client: &Client, namespace: &str, issuer: Issuer) -> Result
         None => {
             let secret = Secret {
                 metadata: ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() },
-                data: Some(BTreeMap::from([(PRIVATE_KEY.to_owned(), ByteString(new_private_key()))])),
+                data: Some(BTreeMap::from([(PRIVATE_KEY_DATA_KEY.to_owned(), ByteString(new_private_key()))])),
                 ..Secret::default()
             };
             match api.create(&PostParams::default(), &secret).await {
@@ -98,7 +98,7 @@ async fn private_key(client: &Client, namespace: &str, issuer: Issuer) -> Result
             }
         }
     };
-    let key = secret.data.and_then(|mut data| data.remove(PRIVATE_KEY));
+    let key = secret.data.and_then(|mut data| data.remove(PRIVATE_KEY_DATA_KEY));
     key.map(|bytes| bytes.0).ok_or(KeyStoreError::NoKey { secret: name })
 }
 
@@ -136,13 +136,13 @@ impl Publication {
         let (own, known) = (&self.own, &self.known);
         let desired =
             |published: &str| to_text(&desired_keys(&current, own, known, &parse_keys(published, self.issuer)));
-        let (secret, issuer) = (public_key_secret(self.issuer), self.issuer);
+        let (secret, issuer) = (public_keys_secret(self.issuer), self.issuer);
         if ensure(&self.secrets, &secret, issuer, desired).await? {
             tracing::info!(secret, "published the public keys, which were missing or changed");
         }
-        if ensure(&self.config_maps, PUBLIC_KEYS, issuer, desired).await? {
+        if ensure(&self.config_maps, PUBLIC_KEYS_CONFIG_MAP, issuer, desired).await? {
             tracing::info!(
-                config_map = PUBLIC_KEYS,
+                config_map = PUBLIC_KEYS_CONFIG_MAP,
                 data_key = issuer.as_str(),
                 "published the public keys for the previous version"
             );
@@ -157,7 +157,7 @@ impl Publication {
         let stored = self.secrets.get_opt(&name).await;
         let stored =
             stored.map_err(|error| KeyStoreError::Kube { what: format!("Secret {name}"), source: Box::new(error) })?;
-        let der = stored.and_then(|secret| secret.data).and_then(|mut data| data.remove(PRIVATE_KEY));
+        let der = stored.and_then(|secret| secret.data).and_then(|mut data| data.remove(PRIVATE_KEY_DATA_KEY));
         let signer = der.and_then(|der| Signer::from_pkcs8(self.issuer, &der.0).ok());
         // If the stored key is missing or unreadable, the key of this process stays current until another process
         // creates a new one.
@@ -165,7 +165,7 @@ impl Publication {
     }
 
     async fn published(&self) -> Result<Vec<PublicKey>, KeyStoreError> {
-        let name = public_key_secret(self.issuer);
+        let name = public_keys_secret(self.issuer);
         let failed = |source| KeyStoreError::Kube { what: format!("Secret {name}"), source: Box::new(source) };
         let secret = self.secrets.get_opt(&name).await.map_err(failed)?;
         Ok(secret.map(|secret| keys_of_secret(&secret, self.issuer)).unwrap_or_default())
@@ -187,13 +187,13 @@ impl KeyObject for Secret {
     fn with_keys(name: &str, _: Issuer, keys: &str) -> Self {
         Self {
             metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
-            data: Some(BTreeMap::from([(PUBLIC_KEY.to_owned(), ByteString(keys.as_bytes().to_vec()))])),
+            data: Some(BTreeMap::from([(PUBLIC_KEYS_DATA_KEY.to_owned(), ByteString(keys.as_bytes().to_vec()))])),
             ..Self::default()
         }
     }
 
     fn keys(&self, _: Issuer) -> String {
-        let bytes = self.data.as_ref().and_then(|data| data.get(PUBLIC_KEY));
+        let bytes = self.data.as_ref().and_then(|data| data.get(PUBLIC_KEYS_DATA_KEY));
         bytes.map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned()).unwrap_or_default()
     }
 }

@@ -60,7 +60,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Value of the claim `role`.
+    /// Value of the claim `role`, which holds the scope.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -86,7 +86,7 @@ pub enum Caller {
         /// What the token permits.
         scope: Scope,
         /// Id of the user's token, if that token is valid for one connection only.
-        once: Option<String>,
+        single_use_id: Option<String>,
     },
 }
 
@@ -100,14 +100,14 @@ pub struct SessionToken {
     /// Expiry, in seconds since 1970-01-01 UTC.
     pub expires: u64,
     /// Id of the token, if it is valid for one connection only. The session's runner remembers used ids.
-    pub once: Option<String>,
+    pub single_use_id: Option<String>,
 }
 
 /// A login cookie of a browser, which replaces the static token that the user entered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
-    /// Identifies the static token without revealing it. The login is invalid once that token is removed.
-    pub of: String,
+    /// SHA-256 of the static token in base64url. The login is invalid once that token is removed.
+    pub token_hash: String,
     /// Expiry, in seconds since 1970-01-01 UTC.
     pub expires: u64,
 }
@@ -119,7 +119,7 @@ pub enum TokenError {
     #[error("invalid token: {0}")]
     Invalid(#[from] jsonwebtoken::errors::Error),
     /// The token is valid but lacks a claim that its issuer's tokens must have.
-    #[error("the token has no claim `{0}`")]
+    #[error("the token has no claim {0}")]
     Missing(&'static str),
     /// No public key of the token's issuer is configured.
     #[error("unknown token issuer")]
@@ -142,7 +142,8 @@ struct Claims {
     epoch: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sub: Option<String>,
-    /// Serialized as `role`, because programs of an earlier version read that claim during an upgrade.
+    /// Serialized as `role`, because programs of an earlier version read that claim during an upgrade. It is not the
+    /// role of a static token.
     #[serde(rename = "role", skip_serializing_if = "Option::is_none")]
     scope: Option<Scope>,
     /// Set in tokens that are valid for one connection only.
@@ -179,31 +180,31 @@ impl Signer {
         self.sign(Claims { epoch: Some(epoch), ..self.claims(pod_uid, unix_seconds(at + OPERATOR_TOKEN_TTL)) })
     }
 
-    /// Signs a token for one connection to a session on the runner in this pod. `once` is the id of the user's token,
-    /// if that token is valid for one connection only.
-    pub fn hop_token(&self, pod_uid: &str, session_uid: &str, scope: Scope, once: Option<&str>) -> String {
+    /// Signs a token for one connection to a session on the runner in this pod. `single_use_id` is the id of the user's
+    /// token, if that token is valid for one connection only.
+    pub fn hop_token(&self, pod_uid: &str, session_uid: &str, scope: Scope, single_use_id: Option<&str>) -> String {
         self.sign(Claims {
             sub: Some(session_uid.to_owned()),
             scope: Some(scope),
-            jti: once.map(str::to_owned),
+            jti: single_use_id.map(str::to_owned),
             ..self.claims(pod_uid, unix_seconds(SystemTime::now() + HOP_TOKEN_TTL))
         })
     }
 
     /// Signs a session token.
     pub fn session_token(&self, token: SessionToken) -> String {
-        let SessionToken { session, scope, expires, once } = token;
+        let SessionToken { session, scope, expires, single_use_id } = token;
         self.sign(Claims {
             sub: Some(session),
             scope: Some(scope),
-            jti: once,
+            jti: single_use_id,
             ..self.claims(SESSION_AUDIENCE, expires)
         })
     }
 
     /// Signs a login.
     pub fn login(&self, login: Login) -> String {
-        self.sign(Claims { sub: Some(login.of), ..self.claims(LOGIN_AUDIENCE, login.expires) })
+        self.sign(Claims { sub: Some(login.token_hash), ..self.claims(LOGIN_AUDIENCE, login.expires) })
     }
 
     fn claims(&self, aud: &str, exp: u64) -> Claims {
@@ -290,10 +291,10 @@ impl PublicKeys {
     pub fn verify_session_token(&self, token: &str) -> Result<SessionToken, TokenError> {
         let claims = self.gateway_claims(token, SESSION_AUDIENCE)?;
         Ok(SessionToken {
-            session: claims.sub.ok_or(TokenError::Missing("sub"))?,
-            scope: claims.scope.ok_or(TokenError::Missing("role"))?,
+            session: claims.sub.ok_or(TokenError::Missing("`sub`"))?,
+            scope: claims.scope.ok_or(TokenError::Missing("`role` (the scope)"))?,
             expires: claims.exp,
-            once: claims.jti,
+            single_use_id: claims.jti,
         })
     }
 
@@ -303,7 +304,7 @@ impl PublicKeys {
     /// The login is not valid, or the gateway did not sign it: see [`TokenError`].
     pub fn verify_login(&self, text: &str) -> Result<Login, TokenError> {
         let claims = self.gateway_claims(text, LOGIN_AUDIENCE)?;
-        Ok(Login { of: claims.sub.ok_or(TokenError::Missing("sub"))?, expires: claims.exp })
+        Ok(Login { token_hash: claims.sub.ok_or(TokenError::Missing("`sub`"))?, expires: claims.exp })
     }
 
     fn gateway_claims(&self, token: &str, audience: &str) -> Result<Claims, TokenError> {
@@ -341,11 +342,11 @@ impl TryFrom<Claims> for Caller {
 
     fn try_from(claims: Claims) -> Result<Self, TokenError> {
         match claims.iss {
-            Issuer::Operator => Ok(Self::Operator { epoch: claims.epoch.ok_or(TokenError::Missing("epoch"))? }),
+            Issuer::Operator => Ok(Self::Operator { epoch: claims.epoch.ok_or(TokenError::Missing("`epoch`"))? }),
             Issuer::Gateway => Ok(Self::Gateway {
-                session: claims.sub.ok_or(TokenError::Missing("sub"))?,
-                scope: claims.scope.ok_or(TokenError::Missing("role"))?,
-                once: claims.jti,
+                session: claims.sub.ok_or(TokenError::Missing("`sub`"))?,
+                scope: claims.scope.ok_or(TokenError::Missing("`role` (the scope)"))?,
+                single_use_id: claims.jti,
             }),
         }
     }
@@ -382,16 +383,16 @@ mod tests {
         );
         assert_eq!(
             keys.verify(&gateway.hop_token("pod", "s", Scope::View, None), "pod").unwrap(),
-            Caller::Gateway { session: "s".into(), scope: Scope::View, once: None }
+            Caller::Gateway { session: "s".into(), scope: Scope::View, single_use_id: None }
         );
         assert_eq!(
             keys.verify(&gateway.hop_token("pod", "s", Scope::Connect, Some("id")), "pod").unwrap(),
-            Caller::Gateway { session: "s".into(), scope: Scope::Connect, once: Some("id".into()) }
+            Caller::Gateway { session: "s".into(), scope: Scope::Connect, single_use_id: Some("id".into()) }
         );
     }
 
     fn session_token(expires: u64) -> SessionToken {
-        SessionToken { session: "s".into(), scope: Scope::Control, expires, once: Some("id".into()) }
+        SessionToken { session: "s".into(), scope: Scope::Control, expires, single_use_id: Some("id".into()) }
     }
 
     #[test]
@@ -412,8 +413,8 @@ mod tests {
     fn rejects_an_expired_session_token() {
         let gateway = signer(Issuer::Gateway);
         let ended = gateway.session_token(session_token(unix_seconds(SystemTime::now()) - 1));
-        let refused = trusting(&[&gateway]).verify_session_token(&ended).unwrap_err();
-        assert!(refused.is_expiry(), "{refused}");
+        let rejected = trusting(&[&gateway]).verify_session_token(&ended).unwrap_err();
+        assert!(rejected.is_expiry(), "{rejected}");
     }
 
     #[test]

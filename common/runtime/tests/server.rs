@@ -26,8 +26,8 @@ const SHORT: Duration = Duration::from_millis(100);
 /// Limits whose deadlines do not pass during a test.
 const LIMITS: Limits = Limits {
     connections: 1000,
-    anonymous: 4,
-    anonymous_per_address: 1000,
+    unauthenticated: 4,
+    unauthenticated_per_address: 1000,
     first_head: Duration::from_secs(600),
     exchange: Duration::from_secs(600),
     idle: Duration::from_secs(600),
@@ -173,8 +173,8 @@ async fn sheds_the_oldest_connection_without_a_credential() {
     let served = serve(LIMITS);
     let mut authenticated = served.connect().await;
     assert_eq!(exchange(&mut authenticated, WITH_TOKEN).await.0, 200);
-    let mut silent = served.open(LIMITS.anonymous, "").await;
-    assert_eq!(served.server.counts(), Counts { connections: 5, anonymous: 4, shed: 0, refused: 0 });
+    let mut silent = served.open(LIMITS.unauthenticated, "").await;
+    assert_eq!(served.server.counts(), Counts { connections: 5, unauthenticated: 4, shed: 0, refused: 0 });
     let mut newcomer = served.connect().await;
     assert_eq!(exchange(&mut newcomer, WITHOUT_TOKEN).await.0, 401, "the newcomer is served");
     closed(&mut silent[0]).await;
@@ -185,7 +185,7 @@ async fn sheds_the_oldest_connection_without_a_credential() {
     closed(&mut newcomer).await;
     assert_eq!(served.server.counts().shed, 21);
     drop((silent, authenticated));
-    served.until("nothing is left", |counts| counts.connections == 0 && counts.anonymous == 0).await;
+    served.until("nothing is left", |counts| counts.connections == 0 && counts.unauthenticated == 0).await;
 }
 
 #[tokio::test]
@@ -201,7 +201,7 @@ async fn refuses_a_new_connection_only_if_all_have_credentials() {
     closed(&mut silent[0]).await;
     served.until("three", |counts| counts.connections == 3).await;
     closed(&mut served.connect().await).await;
-    assert_eq!(served.server.counts(), Counts { connections: 3, anonymous: 0, shed: 1, refused: 1 });
+    assert_eq!(served.server.counts(), Counts { connections: 3, unauthenticated: 0, shed: 1, refused: 1 });
     for stream in &mut authenticated {
         assert_eq!(exchange(stream, WITH_TOKEN).await.0, 200);
     }
@@ -209,9 +209,9 @@ async fn refuses_a_new_connection_only_if_all_have_credentials() {
 
 #[tokio::test]
 async fn an_address_over_its_limit_loses_its_own_oldest_connection() {
-    let served = serve(Limits { anonymous: 10, anonymous_per_address: 2, ..LIMITS });
+    let served = serve(Limits { unauthenticated: 10, unauthenticated_per_address: 2, ..LIMITS });
     let mut other = served.connect_from("127.0.0.2").await;
-    served.until("the first", |counts| counts.anonymous == 1).await;
+    served.until("the first", |counts| counts.unauthenticated == 1).await;
     let mut own = served.open(3, "").await;
     closed(&mut own[0]).await;
     assert!(own[1..].iter().all(is_open));
@@ -222,14 +222,14 @@ async fn an_address_over_its_limit_loses_its_own_oldest_connection() {
     let more = served.open(2, "").await;
     assert!(own[1..].iter().chain(&more).all(is_open));
     assert_eq!(exchange(&mut other, WITHOUT_TOKEN).await.0, 401, "another address is not affected");
-    assert_eq!(served.server.counts(), Counts { connections: 5, anonymous: 3, shed: 1, refused: 0 });
+    assert_eq!(served.server.counts(), Counts { connections: 5, unauthenticated: 3, shed: 1, refused: 0 });
 }
 
 #[tokio::test]
 async fn sheds_from_the_address_with_most_connections() {
     let served = serve(LIMITS);
     let first = served.connect_from("127.0.0.2").await;
-    served.until("the first", |counts| counts.anonymous == 1).await;
+    served.until("the first", |counts| counts.unauthenticated == 1).await;
     let mut many = served.open(3, "").await;
     let mut newcomer = served.connect_from("127.0.0.3").await;
     assert_eq!(exchange(&mut newcomer, WITHOUT_TOKEN).await.0, 401);
@@ -251,7 +251,9 @@ async fn closes_slow_clients_at_their_deadline() {
         stream.write_all(sent.as_bytes()).await.unwrap();
         closed(&mut stream).await;
         served
-            .until("the connection is no longer counted", |counts| counts.connections == 0 && counts.anonymous == 0)
+            .until("the connection is no longer counted", |counts| {
+                counts.connections == 0 && counts.unauthenticated == 0
+            })
             .await;
         assert_eq!(served.server.counts().shed, 0, "a deadline is not shedding");
     }
@@ -302,7 +304,7 @@ async fn echoes(upgraded: &mut TcpStream) {
 
 #[tokio::test]
 async fn an_upgraded_connection_counts_until_it_is_closed() {
-    let served = serve(Limits { exchange: SHORT, idle: SHORT, anonymous: 1, ..LIMITS });
+    let served = serve(Limits { exchange: SHORT, idle: SHORT, unauthenticated: 1, ..LIMITS });
     let mut upgraded = served.connect().await;
     assert_eq!(exchange(&mut upgraded, UPGRADE).await.0, 101);
     // Deadlines pass, and new connections need permits.
@@ -312,7 +314,7 @@ async fn an_upgraded_connection_counts_until_it_is_closed() {
     drop(served.open(3, "").await);
     echoes(&mut upgraded).await;
     served
-        .until("only the upgraded connection is left", |counts| counts.connections == 1 && counts.anonymous == 0)
+        .until("only the upgraded connection is left", |counts| counts.connections == 1 && counts.unauthenticated == 0)
         .await;
     drop(upgraded);
     served.until("the upgraded connection is gone", |counts| counts.connections == 0).await;
@@ -320,7 +322,7 @@ async fn an_upgraded_connection_counts_until_it_is_closed() {
 
 #[tokio::test]
 async fn limits_requests_behind_a_trusted_proxy_by_client() {
-    let limits = Limits { anonymous: 10, anonymous_per_address: 2, ..LIMITS };
+    let limits = Limits { unauthenticated: 10, unauthenticated_per_address: 2, ..LIMITS };
     let served = serve_behind(limits, &["127.0.0.1/32"]);
     let request = |path: &str, client: &str, token: &str| {
         format!("GET {path} HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.9, {client}\r\n{token}\r\n")
@@ -344,7 +346,7 @@ async fn limits_requests_behind_a_trusted_proxy_by_client() {
         let mut stream = served.connect().await;
         stream.write_all(request("/held", client, token).as_bytes()).await.unwrap();
         let open = 22 + held.len();
-        served.until("the request is counted", |now| (now.connections, now.anonymous) == (open, counted)).await;
+        served.until("the request is counted", |now| (now.connections, now.unauthenticated) == (open, counted)).await;
         held.push(stream);
     }
     let refused = {
@@ -362,7 +364,7 @@ async fn limits_requests_behind_a_trusted_proxy_by_client() {
         assert_eq!(response(&mut held[at]).await.0, 200, "{at}");
     }
     assert!(idle.iter().all(is_open));
-    served.until("no request is under way", |now| now.anonymous == 0).await;
+    served.until("no request is under way", |now| now.unauthenticated == 0).await;
     assert_eq!(served.server.counts().connections, 27);
 }
 
@@ -380,7 +382,7 @@ async fn sheds_idle_proxy_connections_for_new_ones() {
         closed(&mut given_up).await;
     }
     closed(&mut served.connect().await).await;
-    assert_eq!(served.server.counts(), Counts { connections: 3, anonymous: 0, shed: 2, refused: 1 });
+    assert_eq!(served.server.counts(), Counts { connections: 3, unauthenticated: 0, shed: 2, refused: 1 });
     for upgraded in &mut upgraded {
         echoes(upgraded).await;
     }

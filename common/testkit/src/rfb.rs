@@ -35,26 +35,26 @@ impl Picture {
 }
 
 /// A connected RFB client.
-pub struct Viewer<D> {
+pub struct RfbClient<D> {
     display: D,
     security_types: Vec<u8>,
     size: (u16, u16),
 }
 
-impl<D: AsyncRead + AsyncWrite + Unpin> Viewer<D> {
+impl<D: AsyncRead + AsyncWrite + Unpin> RfbClient<D> {
     /// Completes the handshake with a display, and sets the pixel format and the raw encoding.
     ///
     /// # Errors
     /// The display does not support RFB 3.8, or requires a password.
     pub async fn connect(mut display: D) -> Result<Self> {
         let (security_types, size) = shake_hands(&mut display).await?;
-        let mut viewer = Self { display, security_types, size };
+        let mut client = Self { display, security_types, size };
         let mut set_pixel_format = vec![0, 0, 0, 0];
         set_pixel_format.extend(PIXEL_FORMAT);
-        viewer.send(&set_pixel_format).await?;
+        client.send(&set_pixel_format).await?;
         let set_encodings_to_raw = [2, 0, 0, 1, 0, 0, 0, 0];
-        viewer.send(&set_encodings_to_raw).await?;
-        Ok(viewer)
+        client.send(&set_encodings_to_raw).await?;
+        Ok(client)
     }
 
     /// Security types that the display offered (section 7.1.2).

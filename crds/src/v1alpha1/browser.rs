@@ -18,14 +18,14 @@ pub enum EngineChoice {
 // Without a description here, optional fields of this type keep their own (kube-core's `OptionalEnum` would replace
 // it).
 #[schemars(description = "")]
-pub enum EngineName {
+pub enum Engine {
     /// Anti-detect build of Firefox, driven by Juggler.
     Camoufox,
     /// Stock Firefox, driven by WebDriver BiDi.
     Firefox,
 }
 
-impl EngineName {
+impl Engine {
     /// Whether a pool with this engine setting can serve the engine.
     pub fn is_served_by(self, choice: EngineChoice) -> bool {
         match choice {

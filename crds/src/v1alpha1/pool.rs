@@ -33,7 +33,7 @@ use std::collections::BTreeMap;
     printcolumn(name = "Queued", type_ = "integer", json_path = ".status.queued", description = "Sessions that wait for a slot in this pool"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason", priority = 1, description = "Reason of the Ready condition"),
-    printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision", priority = 1, description = "Hash of the fields that shape the runners"),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision", priority = 1, description = "Hash of the fields that determine the runner pods"),
     validation = Rule::new("self.metadata.name.size() <= 50")
         .message("the name of a WorkerPool can have at most 50 characters because pod names are built from it: choose a shorter name"),
     validation = Rule::new("!has(self.spec.prewarm) || self.spec.prewarm.headless + self.spec.prewarm.headful <= self.spec.slotsPerRunner")
@@ -97,7 +97,7 @@ pub struct WorkerPoolSpec {
     /// Settings of the runner pods. The operator sets all other fields of the pods.
     #[serde(default, serialize_with = "write_template", deserialize_with = "read_template")]
     pub template: RunnerTemplate,
-    /// How runners are replaced when their shape changes, and how long a drained runner waits for its sessions.
+    /// How runners are replaced when their revision changes, and how long a drained runner waits for its sessions.
     #[serde(default)]
     pub rollout: Rollout,
     /// Whether runner pods that serve sessions can be evicted. WhenIdle forbids it with a PodDisruptionBudget and an
@@ -387,10 +387,10 @@ pub struct RunnerTemplate {
     #[x_kube(validation = Rule::new("self.all(e, !e.name.startsWith('RUNNER_') && e.name != 'POD_UID')")
         .message("the environment variables RUNNER_* and POD_UID are reserved for the operator: use the fields of the pool instead"))]
     pub env: Vec<EnvVar>,
-    /// Size in bytes of a template that exceeded [`MAX_TEMPLATE_BYTES`] when it was read. The other fields were
-    /// dropped, so such an object must not be written back.
+    /// Size of a template that exceeded [`MAX_TEMPLATE_BYTES`] when it was read. The other fields were dropped, so such
+    /// an object must not be written back.
     #[serde(skip)]
-    pub too_large: Option<usize>,
+    pub oversized_bytes: Option<usize>,
 }
 
 // Templates are converted through JSON values, so that the many structs of volumes and affinities are compiled once,
@@ -408,15 +408,19 @@ fn template_of(json: Value) -> serde_json::Result<RunnerTemplate> {
     serde_json::from_value(json)
 }
 
-/// The template, or an empty one that records its size. The size is that of the serialized template, so that a
-/// published shape can be read again.
+/// The template, or an empty one that records its size. The size is that of the serialized template, so that the
+/// published fields of the current revision can be read again.
 fn within_bounds(template: RunnerTemplate) -> serde_json::Result<RunnerTemplate> {
     let mut json = json_of(&template)?;
-    // A published shape always has an image, and a spec may omit it. The schema bounds its length.
+    // The published fields always have an image, and a spec can omit it. The schema bounds its length.
     json.as_object_mut().and_then(|fields| fields.remove("image"));
     let bytes = json.to_string().len();
-    let too_large = (bytes > MAX_TEMPLATE_BYTES).then_some(bytes);
-    Ok(if too_large.is_some() { RunnerTemplate { too_large, ..RunnerTemplate::default() } } else { template })
+    let oversized_bytes = (bytes > MAX_TEMPLATE_BYTES).then_some(bytes);
+    Ok(if oversized_bytes.is_some() {
+        RunnerTemplate { oversized_bytes, ..RunnerTemplate::default() }
+    } else {
+        template
+    })
 }
 
 fn json_of(template: &RunnerTemplate) -> serde_json::Result<Value> {
@@ -445,10 +449,10 @@ pub struct TemplateMetadata {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
-    /// Maximum number of runners that can be unavailable while their shape changes: an absolute number, or a percentage
-    /// of the pool's runners such as `10%`, rounded down. The rollout adds one runner above the desired number, so it
-    /// also proceeds with 0. Single-slot runners that serve a session do not count, because they have no free slot to
-    /// lose: once no idle runner of the old shape is left, all of them drain. Defaults to 1.
+    /// Maximum number of runners that can be unavailable during a rollout: an absolute number, or a percentage of the
+    /// pool's runners such as `10%`, rounded down. The rollout adds one runner above the desired number, so it also
+    /// proceeds with 0. The limit does not apply to single-slot runners that serve a session, because they have no free
+    /// slot to lose: they drain all at once after the last idle runner of the old revision is gone. Defaults to 1.
     #[serde(default = "default_max_unavailable")]
     #[schemars(extend("nullable" = false))]
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 && self <= 1000 : self.matches('^(100|[1-9]?[0-9])%$')")
@@ -503,7 +507,7 @@ pub struct WorkerPoolStatus {
     /// Number of runners that can take sessions or serve them.
     #[serde(default)]
     pub ready_replicas: i32,
-    /// Number of runners with the shape of the current spec.
+    /// Number of runners of the update revision, which is the one of the current spec.
     #[serde(default)]
     pub updated_replicas: i32,
     /// Slots of the runners.
@@ -512,13 +516,14 @@ pub struct WorkerPoolStatus {
     /// Number of sessions that wait for a slot in this pool.
     #[serde(default)]
     pub queued: i32,
-    /// Hash of the shape of the current spec.
+    /// Update revision: a hash of the fields of the current spec that determine the runner pods, such as the template,
+    /// the slots, the engine and the screen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// Shape in which new runners are created: the latest shape of which a runner became ready. It differs from
-    /// `revision` until the first runner of the new shape, the canary, has loaded a page.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub serving: Option<Serving>,
+    /// Current revision: the latest revision of which a runner became ready. New runners are created from it. It differs
+    /// from `revision` until the canary, the first runner of the update revision, has loaded a page.
+    #[serde(rename = "serving", default, skip_serializing_if = "Option::is_none")]
+    pub current_revision: Option<CurrentRevision>,
     /// Label selector of the runner pods, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
@@ -529,14 +534,14 @@ pub struct WorkerPoolStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// A shape in which a runner became ready.
+/// The revision from which new runners are created.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Serving {
-    /// Hash of the shape, which runner pods have in the label `camofleet.dev/revision`.
+pub struct CurrentRevision {
+    /// The revision, which runner pods have in the label `camofleet.dev/revision`.
     pub revision: String,
-    /// Fields of the spec that shape runners, from which the operator creates more of them. JSON in a string, because
-    /// the shape is read as a whole or not at all.
+    /// Fields of the spec that determine the runner pods, from which the operator creates more of them. JSON in a
+    /// string, because the fields are read as a whole or not at all.
     pub shape: String,
 }
 
@@ -574,10 +579,17 @@ mod tests {
             spec.template
         };
         let fits = read(with(&"i".repeat(512), MAX_TEMPLATE_BYTES - 512));
-        assert_eq!((fits.too_large, fits.metadata.annotations.len()), (None, 16));
+        assert_eq!((fits.oversized_bytes, fits.metadata.annotations.len()), (None, 16));
         let too_large = read(with("i", MAX_TEMPLATE_BYTES));
-        assert!(too_large.too_large.is_some_and(|bytes| bytes > MAX_TEMPLATE_BYTES), "{:?}", too_large.too_large);
-        assert_eq!(too_large, RunnerTemplate { too_large: too_large.too_large, ..RunnerTemplate::default() });
+        assert!(
+            too_large.oversized_bytes.is_some_and(|bytes| bytes > MAX_TEMPLATE_BYTES),
+            "{:?}",
+            too_large.oversized_bytes
+        );
+        assert_eq!(
+            too_large,
+            RunnerTemplate { oversized_bytes: too_large.oversized_bytes, ..RunnerTemplate::default() }
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use super::{
-    browser::{Display, EngineName},
+    browser::{Display, Engine},
     pool::WorkerPool,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
@@ -61,7 +61,7 @@ pub struct BrowserSessionSpec {
     /// Browser engine that the session requires: Camoufox, the anti-detect build of Firefox, or the stock Firefox.
     /// Defaults to the engine of the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub engine: Option<EngineName>,
+    pub engine: Option<Engine>,
     /// Display of the browser: none (Headless), one that cannot be viewed (Headful), or one that can be viewed and
     /// controlled (LiveView). Defaults to the pool's `sessionDefaults.display`, and then to Headless.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,7 +104,8 @@ pub struct BrowserSessionSpec {
         .message("startUrl must be an http://, https:// or data: URL, or about:blank; write the scheme out, as in https://example.org"))]
     pub start_url: Option<String>,
     /// Event after which the initial page counts as loaded: `DOMContentLoaded` (DomContentLoaded) or `load` (Load).
-    /// With None the browser does not navigate to the page. This never delays the condition `Ready`. Defaults to Load.
+    /// With None the browser does not navigate to the page. Loading the page never delays the condition `Ready`.
+    /// Defaults to Load.
     #[serde(default)]
     pub start_url_wait: StartUrlWait,
 }
@@ -232,7 +233,7 @@ pub struct BrowserSessionStatus {
     pub runner: Option<RunnerRef>,
     /// Engine of the browser.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub engine: Option<EngineName>,
+    pub engine: Option<Engine>,
     /// Version that the browser reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub browser_version: Option<String>,

@@ -37,8 +37,8 @@ fn a_failing_canary_replaces_no_runner() {
             "{stalled:?}"
         );
         ensure!(conditions::is_true(&status.conditions, READY), "the pool is not Ready: {status:?}");
-        let serving = status.serving.map(|serving| serving.revision);
-        ensure!(serving.is_some() && serving != status.revision, "the serving revision is {serving:?}");
+        let current = status.current_revision.map(|current| current.revision);
+        ensure!(current.is_some() && current != status.revision, "the current revision is {current:?}");
         ensure!(client.run("return await page.title()").await? == "here", "the session lost its page");
         session.delete().await?;
         session.wait_until_gone().await?;
@@ -49,8 +49,8 @@ fn a_failing_canary_replaces_no_runner() {
         // A canary tests a working revision too, and the running session continues until the drain deadline.
         change(&ns, json!({ "env": [{ "name": "TZ", "value": "UTC" }] })).await?;
         let is_proven = |status: &WorkerPoolStatus| {
-            let serving = status.serving.as_ref().map(|serving| &serving.revision);
-            serving != Some(&revision_of(&former)) && serving == status.revision.as_ref()
+            let current = status.current_revision.as_ref().map(|current| &current.revision);
+            current != Some(&revision_of(&former)) && current == status.revision.as_ref()
         };
         let status = until_pool(&ns, "to serve its new revision", is_proven).await?;
         ensure!(!conditions::is_true(&status.conditions, STALLED), "{status:?}");

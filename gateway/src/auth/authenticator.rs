@@ -4,7 +4,7 @@ use crate::{
     auth::{
         credential::Credential,
         principal::{Denied, Principal},
-        tokens::{Role, StaticTokens},
+        static_tokens::{Role, StaticTokens},
     },
     error::ApiError,
 };

@@ -35,7 +35,7 @@ pub struct SessionAccess {
 pub struct MayConnect(pub SessionAccess);
 
 /// Permission to view a session's display, and to send input when the scope is [`Scope::Control`].
-pub struct MayWatch(pub SessionAccess);
+pub struct MayView(pub SessionAccess);
 
 /// Permission to list and read sessions and pools.
 pub struct MayRead<T> {
@@ -183,7 +183,7 @@ fn authorize(parts: &Parts, gateway: &Gateway, action: Action) -> Result<Princip
     Ok(principal)
 }
 
-/// Marks the request's connection as authenticated, which exempts it from the limits for anonymous connections.
+/// Marks the request's connection as authenticated, which exempts it from the limits for unauthenticated connections.
 pub(crate) fn mark_authenticated(request: &Extensions) {
     if let Some(connection) = request.get::<ConnectionHandle>() {
         connection.authenticated();
@@ -224,7 +224,7 @@ impl FromRequestParts<Arc<Gateway>> for MayConnect {
     }
 }
 
-impl FromRequestParts<Arc<Gateway>> for MayWatch {
+impl FromRequestParts<Arc<Gateway>> for MayView {
     type Rejection = ApiError;
 
     /// With a token, a page of any origin may connect; with a cookie, only a page of the same origin.

@@ -9,5 +9,5 @@ pub mod authenticator;
 pub mod credential;
 pub mod extract;
 pub mod principal;
+pub mod static_tokens;
 pub mod subprotocol;
-pub mod tokens;

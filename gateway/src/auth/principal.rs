@@ -2,7 +2,7 @@
 
 use crate::auth::{
     credential::Credential,
-    tokens::{Role, StaticTokens, TokenHash},
+    static_tokens::{Role, StaticTokens, TokenHash},
 };
 use camofleet_auth::token::{PublicKeys, Scope, SessionToken, TokenError};
 use std::fmt;
@@ -156,7 +156,7 @@ impl Principal {
     pub fn single_use_id(&self) -> Option<&str> {
         match &self.0 {
             Identity::Static { .. } => None,
-            Identity::Session(token) => token.once.as_deref(),
+            Identity::Session(token) => token.single_use_id.as_deref(),
         }
     }
 }
@@ -225,7 +225,7 @@ mod tests {
     fn a_session_token_grants_its_scope_for_its_session_until_it_expires() {
         let (signer, now) = (signer(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
         let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
-        let token = |scope, expires| SessionToken { session: "uid-1".into(), scope, expires, once: None };
+        let token = |scope, expires| SessionToken { session: "uid-1".into(), scope, expires, single_use_id: None };
         let authenticated = |scope, expires| {
             let credential = Credential::Token(signer.session_token(token(scope, expires)));
             Principal::authenticate(&StaticTokens::default(), &keys, Some(&credential))
@@ -291,7 +291,8 @@ mod tests {
     fn a_session_token_has_no_role() {
         let (signer, now) = (signer(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
         let keys = PublicKeys([(Issuer::Gateway, vec![signer.public_key().clone()])].into());
-        let token = SessionToken { session: "uid".into(), scope: Scope::Connect, expires: now + 60, once: None };
+        let token =
+            SessionToken { session: "uid".into(), scope: Scope::Connect, expires: now + 60, single_use_id: None };
         let text = signer.session_token(token);
         let role_for = |credential| {
             let principal = Principal::authenticate(&tokens(&[("admin", "a")]), &keys, Some(&credential))?;

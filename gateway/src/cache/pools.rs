@@ -18,12 +18,12 @@ struct Cache {
     synced: bool,
 }
 
-/// Removes the template of the runner pods and the serving shape, which are most of a pool and which the gateway does
+/// Removes the template of the runner pods and the current revision, which are most of a pool and which the gateway does
 /// not read.
 pub fn without_template(mut pool: WorkerPool) -> WorkerPool {
     pool.spec.template = RunnerTemplate::default();
     if let Some(status) = &mut pool.status {
-        status.serving = None;
+        status.current_revision = None;
     }
     pool
 }
@@ -90,7 +90,7 @@ impl Pools {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use camofleet_crds::v1alpha1::{Serving, WorkerPoolSpec, WorkerPoolStatus};
+    use camofleet_crds::v1alpha1::{CurrentRevision, WorkerPoolSpec, WorkerPoolStatus};
 
     fn key(name: &str) -> Key {
         Key::new("ns", name).unwrap()
@@ -101,11 +101,12 @@ mod tests {
     }
 
     #[test]
-    fn drops_the_template_and_the_serving_shape() {
+    fn drops_the_template_and_the_current_revision() {
         let (pools, mut pool) = (Pools::default(), pool(1));
         pool.spec.template.image = Some("image".into());
-        let serving = Serving { revision: "revision".into(), shape: "shape".into() };
-        pool.status = Some(WorkerPoolStatus { queued: 3, serving: Some(serving), ..WorkerPoolStatus::default() });
+        let current = CurrentRevision { revision: "revision".into(), shape: "shape".into() };
+        pool.status =
+            Some(WorkerPoolStatus { queued: 3, current_revision: Some(current), ..WorkerPoolStatus::default() });
         pools.put(key("pool"), without_template(pool));
         let kept = pools.get(&key("pool")).unwrap();
         assert_eq!(kept.spec.template, RunnerTemplate::default());

@@ -51,8 +51,8 @@ pub struct Session {
 /// Whether clients can connect to a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// Not yet.
-    Waiting(SessionState),
+    /// Not yet: it waits for a slot, its browser starts, or its runner does not respond. Holds the published state.
+    NotReady(SessionState),
     /// Yes, at this runner.
     Ready(RunnerRef),
     /// No, the session has ended.
@@ -101,7 +101,7 @@ impl Session {
 
     /// Whether the session may be waiting for a slot.
     pub fn may_be_queued(&self) -> bool {
-        matches!(self.readiness, Readiness::Waiting(SessionState::Pending | SessionState::Queued))
+        matches!(self.readiness, Readiness::NotReady(SessionState::Pending | SessionState::Queued))
     }
 
     /// Whether the session has a live view. False until it is Ready.
@@ -119,7 +119,7 @@ pub fn pool_name(session: &BrowserSession) -> &str {
 impl Readiness {
     fn of(object: &BrowserSession) -> Self {
         let Some(status) = &object.status else {
-            return Self::Waiting(SessionState::Pending);
+            return Self::NotReady(SessionState::Pending);
         };
         if let Some(finished) =
             conditions::get(&status.conditions, FINISHED).filter(|it| it.status == ConditionStatus::True.as_str())
@@ -131,7 +131,7 @@ impl Readiness {
             conditions::get(&status.conditions, READY).is_some_and(|it| it.status != ConditionStatus::False.as_str());
         match &status.runner {
             Some(runner) if may_be_ready => Self::Ready(runner.clone()),
-            _ => Self::Waiting(status.state),
+            _ => Self::NotReady(status.state),
         }
     }
 }
@@ -159,21 +159,21 @@ mod tests {
 
     #[test]
     fn derives_readiness_from_conditions() {
-        let waiting = Readiness::Waiting(SessionState::Starting);
+        let not_ready = Readiness::NotReady(SessionState::Starting);
         let finished = Readiness::Finished(Finish { reason: "IdleTimeout".into(), message: "message".into() });
-        assert_eq!(readiness(&[], false), waiting);
-        assert_eq!(readiness(&[], true), waiting);
-        assert_eq!(readiness(&[(READY, ConditionStatus::False, "BrowserStarting")], true), waiting);
+        assert_eq!(readiness(&[], false), not_ready);
+        assert_eq!(readiness(&[], true), not_ready);
+        assert_eq!(readiness(&[(READY, ConditionStatus::False, "BrowserStarting")], true), not_ready);
         assert_eq!(readiness(&[(READY, ConditionStatus::True, "BrowserReady")], true), Readiness::Ready(runner()));
-        assert_eq!(readiness(&[(READY, ConditionStatus::True, "BrowserReady")], false), waiting);
+        assert_eq!(readiness(&[(READY, ConditionStatus::True, "BrowserReady")], false), not_ready);
         assert_eq!(
             readiness(&[(READY, ConditionStatus::Unknown, "RunnerUnreachable")], true),
             Readiness::Ready(runner())
         );
-        let over = [(READY, ConditionStatus::False, "Finished"), (FINISHED, ConditionStatus::True, "IdleTimeout")];
+        let over = [(READY, ConditionStatus::False, "IdleTimeout"), (FINISHED, ConditionStatus::True, "IdleTimeout")];
         assert_eq!(readiness(&over, true), finished);
         let bare = BrowserSession::new("s", BrowserSessionSpec::default());
-        assert_eq!(Session::new(bare).readiness, Readiness::Waiting(SessionState::Pending));
+        assert_eq!(Session::new(bare).readiness, Readiness::NotReady(SessionState::Pending));
     }
 
     #[test]

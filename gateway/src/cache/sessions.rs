@@ -190,7 +190,7 @@ impl SessionWatch {
     /// The latest known state, for messages.
     pub fn state(&self) -> SessionState {
         match &self.0.borrow().readiness {
-            Readiness::Waiting(state) => *state,
+            Readiness::NotReady(state) => *state,
             Readiness::Ready(_) => SessionState::Ready,
             Readiness::Finished(_) => SessionState::Finished,
         }
@@ -202,7 +202,7 @@ impl SessionWatch {
     /// When the session ends first.
     pub async fn ready(&mut self) -> Result<RunnerRef, SessionEnd> {
         self.until(|readiness| match readiness {
-            Readiness::Waiting(_) => None,
+            Readiness::NotReady(_) => None,
             Readiness::Ready(runner) => Some(Ok(runner.clone())),
             Readiness::Finished(finish) => Some(Err(SessionEnd::Finished(finish.clone()))),
         })
@@ -213,7 +213,7 @@ impl SessionWatch {
     /// Waits until the session ends.
     pub async fn ended(&mut self) -> SessionEnd {
         let finish = self.until(|readiness| match readiness {
-            Readiness::Waiting(_) | Readiness::Ready(_) => None,
+            Readiness::NotReady(_) | Readiness::Ready(_) => None,
             Readiness::Finished(finish) => Some(finish.clone()),
         });
         finish.await.map_or(SessionEnd::Deleted, SessionEnd::Finished)
@@ -249,8 +249,8 @@ mod tests {
         Session { readiness, object: Arc::new(object) }
     }
 
-    fn waiting() -> Readiness {
-        Readiness::Waiting(SessionState::Queued)
+    fn not_ready() -> Readiness {
+        Readiness::NotReady(SessionState::Queued)
     }
 
     fn runner() -> RunnerRef {
@@ -264,7 +264,7 @@ mod tests {
     #[tokio::test]
     async fn a_watch_sees_a_session_become_ready_and_finish() {
         let sessions = Sessions::default();
-        sessions.put(key("a"), session("1", waiting()));
+        sessions.put(key("a"), session("1", not_ready()));
         let mut session_watch = sessions.watch(&key("a")).unwrap();
         assert_eq!((session_watch.uid().as_str(), session_watch.state()), ("1", SessionState::Queued));
         sessions.put(key("a"), session("1", Readiness::Ready(runner())));
@@ -277,7 +277,7 @@ mod tests {
     #[tokio::test]
     async fn a_watch_ends_when_another_session_takes_the_name() {
         let sessions = Sessions::default();
-        sessions.put(key("a"), session("1", waiting()));
+        sessions.put(key("a"), session("1", not_ready()));
         let mut session_watch = sessions.watch(&key("a")).unwrap();
         sessions.put(key("a"), session("2", Readiness::Ready(runner())));
         assert_eq!(session_watch.ready().await, Err(SessionEnd::Deleted));
@@ -321,9 +321,9 @@ mod tests {
             async move { (sessions.wait_for_session(&key("late"), "1").await.uid(), sessions) }
         });
         tokio::task::yield_now().await;
-        sessions.put(key("other"), session("0", waiting()));
+        sessions.put(key("other"), session("0", not_ready()));
         tokio::task::yield_now().await;
-        sessions.put(key("late"), session("1", waiting()));
+        sessions.put(key("late"), session("1", not_ready()));
         let (uid, sessions) = waiting_for.await.unwrap();
         assert_eq!(uid, "1");
 
@@ -331,7 +331,7 @@ mod tests {
         let after_it = tokio::spawn(async move { sessions.wait_for_session(&key("late"), "2").await.uid() });
         tokio::task::yield_now().await;
         assert!(!after_it.is_finished());
-        again.put(key("late"), session("2", waiting()));
+        again.put(key("late"), session("2", not_ready()));
         assert_eq!(after_it.await.unwrap(), "2");
     }
 
@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn starts_one_poll_of_a_session_per_interval() {
         let (sessions, now, age) = (Sessions::default(), Instant::now(), Duration::from_secs(5));
-        sessions.put(key("a"), session("1", waiting()));
+        sessions.put(key("a"), session("1", not_ready()));
         assert_eq!(sessions.start_poll(&key("a"), age, now), None, "the session has no runner");
         let ready = session("1", Readiness::Ready(runner()));
         sessions.put(key("a"), ready.clone());
@@ -371,9 +371,9 @@ mod tests {
     #[test]
     fn an_unchanged_session_is_not_a_change() {
         let sessions = Sessions::default();
-        assert!(sessions.put(key("a"), session("1", waiting())));
-        assert!(!sessions.put(key("a"), session("1", waiting())));
-        assert_eq!(sessions.replace_all(vec![(key("a"), session("1", waiting()))]), []);
+        assert!(sessions.put(key("a"), session("1", not_ready())));
+        assert!(!sessions.put(key("a"), session("1", not_ready())));
+        assert_eq!(sessions.replace_all(vec![(key("a"), session("1", not_ready()))]), []);
         assert_eq!(sessions.watch(&key("a")).unwrap().uid(), "1");
     }
 }

@@ -1,12 +1,12 @@
-//! `GET /vnc/{namespace}/{name}`: the display of a session as RFB over a WebSocket, for noVNC and other viewers.
+//! `GET /vnc/{namespace}/{name}`: the display of a session as RFB over a WebSocket, for noVNC and other RFB clients.
 //!
-//! Each viewer has its own connection to the display. A slow viewer therefore does not slow down other viewers, and the
-//! display sends it fewer pictures. [`rfb`](crate::rfb) filters the viewer's messages by its role. Input of a
+//! Each client has its own connection to the display. A slow client therefore does not slow down other clients, and the
+//! display sends it fewer pictures. [`rfb`](crate::rfb) filters the client's messages by its mode. Input of a
 //! controller counts as activity of the session; viewing does not.
 
 use crate::{
     auth::{
-        extract::{Handshake, MayWatch, SessionAccess, Upgrading},
+        extract::{Handshake, MayView, SessionAccess, Upgrading},
         subprotocol::Offer,
     },
     error::ApiError,
@@ -53,9 +53,9 @@ use tracing::Instrument;
 
 /// Longest read from the display.
 const BUFFER: usize = 64 << 10;
-/// Longest WebSocket message of a viewer. noVNC's messages have a few bytes, except for pasted text.
+/// Longest WebSocket message of a client. noVNC's messages have a few bytes, except for pasted text.
 const MAX_MESSAGE: usize = 1 << 20;
-/// Longest read from a viewer. tungstenite zeroes a buffer of this size before each read, and it reads with every chunk
+/// Longest read from a client. tungstenite zeroes a buffer of this size before each read, and it reads with every chunk
 /// of a picture that is sent.
 const READ_BUFFER: usize = 4 << 10;
 /// A side that does not accept a message within this time is stuck.
@@ -65,7 +65,7 @@ const TOUCH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Finds the session, waits until it is Ready, connects to its display, and relays.
 pub async fn vnc(
-    MayWatch(access): MayWatch,
+    MayView(access): MayView,
     handshake: Result<Handshake, ApiError>,
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Response, ApiError> {
@@ -76,11 +76,11 @@ pub async fn vnc(
     }
     // Checked last, so that a page can send a plain request to find out why its WebSocket was rejected.
     let handshake = handshake?;
-    let role = if access.scope() == Scope::Control { rfb::ViewerRole::Control } else { rfb::ViewerRole::View };
+    let mode = if access.scope() == Scope::Control { rfb::ClientMode::Control } else { rfb::ClientMode::View };
     let response = switching_protocols(&handshake.headers, access.scope());
     match upstream::open(&gateway, &access, &mut found, Service::Display, &handshake.headers).await? {
         Upstream::Opened { connection, .. } => {
-            let relayed = relay_view(Arc::clone(&gateway), access, found, role, handshake.connection, connection);
+            let relayed = relay_view(Arc::clone(&gateway), access, found, mode, handshake.connection, connection);
             gateway.shutdown.spawn(relayed.in_current_span());
             Ok(response)
         }
@@ -107,23 +107,23 @@ async fn relay_view(
     gateway: Arc<Gateway>,
     access: SessionAccess,
     found: ReadySession,
-    role: rfb::ViewerRole,
-    viewer: Upgrading,
+    mode: rfb::ClientMode,
+    client: Upgrading,
     display: OnUpgrade,
 ) {
     let ReadySession { mut session, runner } = found;
     let gateway = &gateway;
-    upstream::run(gateway, viewer, display, |viewer, display| async move {
+    upstream::relay_until_closed(gateway, client, display, |client, display| async move {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE))
             .max_frame_size(Some(MAX_MESSAGE))
             .read_buffer_size(READ_BUFFER);
-        let viewer = WebSocketStream::from_raw_socket(TokioIo::new(viewer), Role::Server, Some(config)).await;
+        let client = WebSocketStream::from_raw_socket(TokioIo::new(client), Role::Server, Some(config)).await;
         let reporter = ActivityReporter { gateway, uid: session.uid(), runner: &runner, scope: access.scope() };
         relay(
-            viewer,
+            client,
             runner_client::into_side(display),
-            role,
+            mode,
             upstream::close_reason(gateway, &access, &mut session),
             reporter,
         )
@@ -161,13 +161,13 @@ impl ActivityReporter<'_> {
 
 /// How the relay ended.
 enum End {
-    /// The viewer closed the connection.
-    ViewerClosed,
-    /// The viewer disconnected without a Close frame, is stuck, or did not answer a Ping.
-    ViewerLost,
-    /// The viewer violated RFB.
-    InvalidViewerBytes(RfbError),
-    /// The viewer sent an invalid, non-binary or too long WebSocket message. Contains a code of RFC 6455 section 7.4.1
+    /// The client closed the connection.
+    ClientClosed,
+    /// The client disconnected without a Close frame, is stuck, or did not answer a Ping.
+    ClientLost,
+    /// The client violated RFB.
+    InvalidClientBytes(RfbError),
+    /// The client sent an invalid, non-binary or too long WebSocket message. Contains a code of RFC 6455 section 7.4.1
     /// and a reason.
     InvalidMessage(u16, String),
     /// The display disconnected, or is stuck.
@@ -180,9 +180,9 @@ enum End {
 
 /// Relays both directions until one side ends the connection or `closing` resolves.
 async fn relay<V, R, W>(
-    viewer: WebSocketStream<V>,
+    client: WebSocketStream<V>,
     display: Side<R, W>,
-    role: rfb::ViewerRole,
+    mode: rfb::ClientMode,
     closing: impl Future<Output = CloseReason>,
     reporter: ActivityReporter<'_>,
 ) -> Outcome
@@ -192,23 +192,23 @@ where
     W: AsyncWrite + Unpin,
 {
     let last_seen = LastSeen::new(Instant::now());
-    let (mut to_viewer, mut from_viewer) = viewer.split();
+    let (mut to_client, mut from_client) = client.split();
     let Side { read: mut from_display, write: mut to_display } = display;
     let mut closing = pin!(closing);
     let end = tokio::select! {
         biased;
         reason = closing.as_mut() => End::ByGateway(reason),
-        end = copy_to_viewer(&mut from_display, &mut to_viewer, &last_seen, reporter.traffic()) => end,
-        end = copy_to_display(&mut from_viewer, &mut to_display, role, &last_seen, &reporter) => end,
+        end = copy_to_client(&mut from_display, &mut to_client, &last_seen, reporter.traffic()) => end,
+        end = copy_to_display(&mut from_client, &mut to_display, mode, &last_seen, &reporter) => end,
     };
     drop((from_display, to_display));
     let (outcome, close) = match end {
-        End::ViewerClosed => (Outcome::ClientClosed, None),
-        End::ViewerLost => (Outcome::ClientLost, None),
-        End::InvalidViewerBytes(error @ RfbError::Message(MessageError::CutTextTooLong(_))) => {
+        End::ClientClosed => (Outcome::ClientClosed, None),
+        End::ClientLost => (Outcome::ClientLost, None),
+        End::InvalidClientBytes(error @ RfbError::Message(MessageError::CutTextTooLong(_))) => {
             (Outcome::ProtocolError, Some((1009, error.to_string())))
         }
-        End::InvalidViewerBytes(error) => (Outcome::ProtocolError, Some((1002, error.to_string()))),
+        End::InvalidClientBytes(error) => (Outcome::ProtocolError, Some((1002, error.to_string()))),
         End::InvalidMessage(code, reason) => (Outcome::ProtocolError, Some((code, reason))),
         End::InvalidGreeting(error) => (Outcome::ProtocolError, Some((1011, error.to_string()))),
         End::DisplayLost => match timeout(END_REASON_TIMEOUT, closing).await {
@@ -221,17 +221,17 @@ where
         End::ByGateway(reason) => (reason.outcome(), Some(close_of(&reason))),
     };
     if outcome != Outcome::ClientLost {
-        let mut viewer = to_viewer.reunite(from_viewer).expect("both halves are of the same WebSocket");
+        let mut client = to_client.reunite(from_client).expect("both halves are of the same WebSocket");
         let closing_handshake = async {
             if let Some((code, reason)) = close {
                 let frame = CloseFrame { code: code.into(), reason: close_frame::truncate_reason(&reason).into() };
-                let _ = viewer.send(Message::Close(Some(frame))).await;
+                let _ = client.send(Message::Close(Some(frame))).await;
             }
-            // When the viewer closed first, this read also sends the answering Close frame.
-            while let Some(Ok(_)) = viewer.next().await {}
-            // Closing the socket while it has unread bytes would reset the connection, and the viewer could lose the
+            // When the client closed first, this read also sends the answering Close frame.
+            while let Some(Ok(_)) = client.next().await {}
+            // Closing the socket while it has unread bytes would reset the connection, and the client could lose the
             // Close frame.
-            let connection = viewer.get_mut();
+            let connection = client.get_mut();
             connection.shutdown().await?;
             tokio::io::copy(connection, &mut tokio::io::sink()).await
         };
@@ -250,10 +250,10 @@ fn close_of(reason: &CloseReason) -> (u16, String) {
     (code, reason.message())
 }
 
-/// Copies the display's bytes to the viewer, with Pings in between.
-async fn copy_to_viewer(
+/// Copies the display's bytes to the client, with Pings in between.
+async fn copy_to_client(
     display: &mut (impl AsyncRead + Unpin),
-    viewer: &mut (impl Sink<Message, Error = Error> + Unpin),
+    client: &mut (impl Sink<Message, Error = Error> + Unpin),
     last_seen: &LastSeen,
     traffic: &Traffic,
 ) -> End {
@@ -262,10 +262,10 @@ async fn copy_to_viewer(
     loop {
         keepalive.received(last_seen.get());
         let next = match keepalive.next_ping(Instant::now()) {
-            Ping::Unanswered => return End::ViewerLost,
+            Ping::Unanswered => return End::ClientLost,
             Ping::Due => {
-                if send(viewer, Message::Ping(bytes::Bytes::new())).await.is_err() {
-                    return End::ViewerLost;
+                if send(client, Message::Ping(bytes::Bytes::new())).await.is_err() {
+                    return End::ClientLost;
                 }
                 keepalive.pinged(Instant::now());
                 continue;
@@ -280,8 +280,8 @@ async fn copy_to_viewer(
                 if let Err(error) = check.check(&buffer) {
                     return End::InvalidGreeting(error);
                 }
-                if send(viewer, Message::Binary(buffer.split().freeze())).await.is_err() {
-                    return End::ViewerLost;
+                if send(client, Message::Binary(buffer.split().freeze())).await.is_err() {
+                    return End::ClientLost;
                 }
                 traffic.to_client(length);
                 keepalive.sent(Instant::now());
@@ -290,26 +290,26 @@ async fn copy_to_viewer(
     }
 }
 
-async fn send(viewer: &mut (impl Sink<Message, Error = Error> + Unpin), message: Message) -> Result<(), ()> {
-    timeout(WRITE_DEADLINE, viewer.send(message)).await.map_err(drop)?.map_err(drop)
+async fn send(client: &mut (impl Sink<Message, Error = Error> + Unpin), message: Message) -> Result<(), ()> {
+    timeout(WRITE_DEADLINE, client.send(message)).await.map_err(drop)?.map_err(drop)
 }
 
-/// Copies the viewer's permitted messages to the display, and reports input as activity.
+/// Copies the client's permitted messages to the display, and reports input as activity.
 async fn copy_to_display(
-    viewer: &mut (impl Stream<Item = Result<Message, Error>> + Unpin),
+    client: &mut (impl Stream<Item = Result<Message, Error>> + Unpin),
     display: &mut (impl AsyncWrite + Unpin),
-    role: rfb::ViewerRole,
+    mode: rfb::ClientMode,
     last_seen: &LastSeen,
     reporter: &ActivityReporter<'_>,
 ) -> End {
-    let (mut filter, mut passed) = (ClientFilter::new(role), Vec::new());
+    let (mut filter, mut passed) = (ClientFilter::new(mode), Vec::new());
     let mut reported: Option<Instant> = None;
     loop {
-        let message = match viewer.next().await {
+        let message = match client.next().await {
             Some(Ok(message)) => message,
-            None => return End::ViewerClosed,
+            None => return End::ClientClosed,
             Some(Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_))) => {
-                return End::ViewerLost;
+                return End::ClientLost;
             }
             Some(Err(error @ Error::Capacity(_))) => return End::InvalidMessage(1009, error.to_string()),
             Some(Err(error)) => return End::InvalidMessage(1002, error.to_string()),
@@ -322,12 +322,12 @@ async fn copy_to_display(
             Message::Text(_) => {
                 return End::InvalidMessage(1003, "the live view accepts RFB in binary messages only".to_owned());
             }
-            Message::Close(_) => return End::ViewerClosed,
+            Message::Close(_) => return End::ClientClosed,
         };
         passed.clear();
         let input = match filter.filter(&chunk, &mut passed) {
             Ok(input) => input,
-            Err(error) => return End::InvalidViewerBytes(error),
+            Err(error) => return End::InvalidClientBytes(error),
         };
         if input && reported.is_none_or(|last| now >= last + TOUCH_INTERVAL) {
             reported = Some(now);

@@ -47,7 +47,7 @@ async fn relay_both(
     client: Upgrading,
     runner: OnUpgrade,
 ) {
-    upstream::run(&gateway, client, runner, |client, runner| {
+    upstream::relay_until_closed(&gateway, client, runner, |client, runner| {
         let closing = upstream::close_reason(&gateway, &access, &mut session);
         relay(runner_client::into_side(client), runner_client::into_side(runner), closing, gateway.metrics.traffic())
     })

@@ -84,10 +84,10 @@ pub async fn open(
         // The runner rejected the gateway's token, not the client's.
         Ok(RunnerResponse::Other {
             status: status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), body, ..
-        }) => Err(ApiError::RunnerRefused(runner_message(status, &body))),
+        }) => Err(ApiError::RunnerRejected(runner_message(status, &body))),
         // The runner does not have the session, or the session is ending.
         Ok(RunnerResponse::Other { status: status @ (StatusCode::NOT_FOUND | StatusCode::CONFLICT), body, .. }) => {
-            Err(session_end_or(session, ApiError::RunnerRefused(runner_message(status, &body))).await)
+            Err(session_end_or(session, ApiError::RunnerRejected(runner_message(status, &body))).await)
         }
         Ok(RunnerResponse::Other { status, content_type, body }) => {
             Ok(Upstream::Rejected(forwarded_response(status, content_type, body.into())))
@@ -107,7 +107,7 @@ pub async fn close_reason(gateway: &Gateway, access: &SessionAccess, session: &m
 }
 
 /// Waits until both sides are upgraded, runs `relay`, and counts the connection and its outcome.
-pub async fn run<Relayed: Future<Output = Outcome>>(
+pub async fn relay_until_closed<Relayed: Future<Output = Outcome>>(
     gateway: &Gateway,
     client: Upgrading,
     runner: OnUpgrade,

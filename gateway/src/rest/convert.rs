@@ -15,8 +15,7 @@ use camofleet_crds::{
     conditions::{self, READY, session as reasons},
     queue,
     v1alpha1::{
-        BrowserSession, BrowserSessionSpec, Display, EngineName, PoolRef, SessionState, StartTier, StartUrlWait,
-        WorkerPool,
+        BrowserSession, BrowserSessionSpec, Display, Engine, PoolRef, SessionState, StartTier, StartUrlWait, WorkerPool,
     },
 };
 use camofleet_runner_api as runner;
@@ -99,15 +98,16 @@ pub struct SessionSources<'a> {
     pub pool: Option<&'a WorkerPool>,
     /// A session token with the view scope, for the live view's URLs.
     pub view_token: Option<&'a str>,
-    /// The session's position in the queue. None when it does not wait, or its position was not computed.
-    pub queue_position: Option<u32>,
+    /// Number of sessions that the pool will serve before this one. None when the session does not wait, or the number
+    /// was not computed.
+    pub sessions_ahead: Option<u32>,
     /// The gateway's namespace, which paths omit.
     pub own_namespace: &'a str,
 }
 
 /// Computes how many sessions the pool will serve before this session. `all`: the sessions of all namespaces. None when
 /// the session does not name the pool or does not wait.
-pub fn queue_position(pool: &WorkerPool, session: &BrowserSession, all: &[Arc<BrowserSession>]) -> Option<u32> {
+pub fn sessions_ahead(pool: &WorkerPool, session: &BrowserSession, all: &[Arc<BrowserSession>]) -> Option<u32> {
     let (name, namespace) = (pool.name_any(), pool.namespace().unwrap_or_default());
     let names_it = |session: &BrowserSession| {
         let named = session.spec.pool_ref.as_ref();
@@ -162,7 +162,7 @@ impl SessionSources<'_> {
             state: status.state.as_str().to_owned(),
             reason: condition.map(|condition| condition.reason.clone()),
             message: condition.map(|condition| condition.message.clone()).filter(|message| !message.is_empty()),
-            queue_position: self.queue_position,
+            queue_position: self.sessions_ahead,
             created_at,
             ready_at,
             finished_at: at(status.finished_time.as_ref()),
@@ -198,10 +198,10 @@ fn at(time: Option<&meta::MicroTime>) -> Option<Timestamp> {
     time.map(|time| time.0)
 }
 
-fn engine_name(engine: EngineName) -> &'static str {
+fn engine_name(engine: Engine) -> &'static str {
     match engine {
-        EngineName::Camoufox => "camoufox",
-        EngineName::Firefox => "firefox",
+        Engine::Camoufox => "camoufox",
+        Engine::Firefox => "firefox",
     }
 }
 
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_position_counts_the_sessions_served_earlier() {
+    fn counts_the_sessions_ahead_in_the_queue() {
         let session = |namespace: &str, uid: &str, state: SessionState| {
             let named = PoolRef { name: "pool".into(), namespace: Some("own".into()) };
             let spec = BrowserSessionSpec { pool_ref: Some(named), ..BrowserSessionSpec::default() };
@@ -299,7 +299,7 @@ mod tests {
                 status.pool = Some("pool".into());
                 status.pool_namespace = Some("own".into());
             }
-            let reason = if uid.starts_with("refused") { reasons::NOT_ALLOWED } else { reasons::NO_CAPACITY };
+            let reason = if uid.starts_with("rejected") { reasons::NOT_ALLOWED } else { reasons::NO_CAPACITY };
             conditions::set(
                 &mut status.conditions,
                 READY,
@@ -319,18 +319,18 @@ mod tests {
             session("busy", "b1", SessionState::Queued),
             session("new", "n1", SessionState::Queued),
             session("new", "n2", SessionState::Queued),
-            session("new", "refused", SessionState::Queued),
+            session("new", "rejected", SessionState::Queued),
         ];
-        let position = |uid: &str| {
+        let ahead = |uid: &str| {
             let session = all.iter().find(|session| session.name_any() == uid)?;
-            queue_position(&pool, session, &all)
+            sessions_ahead(&pool, session, &all)
         };
         assert_eq!(
-            ["n1", "b1", "n2"].map(position),
+            ["n1", "b1", "n2"].map(ahead),
             [Some(0), Some(1), Some(2)],
             "the tenant without a running session is served first"
         );
-        assert_eq!([position("running"), position("refused")], [None, None]);
+        assert_eq!([ahead("running"), ahead("rejected")], [None, None]);
     }
 
     #[test]
@@ -341,8 +341,8 @@ mod tests {
         assert_eq!(labels(&browser_session("s", "ns", request).unwrap()), given);
         let with =
             |labels| browser_session("s", "ns", CreateSession { labels: Some(labels), ..CreateSession::default() });
-        let refused = with([("a".to_owned(), "x".repeat(MAX_LABELS))].into()).unwrap_err();
-        assert_eq!(refused.loc, ["body", "labels"]);
+        let rejected = with([("a".to_owned(), "x".repeat(MAX_LABELS))].into()).unwrap_err();
+        assert_eq!(rejected.loc, ["body", "labels"]);
         let none = with(BTreeMap::new()).unwrap();
         assert_eq!(none.metadata.annotations, None);
     }

@@ -1,7 +1,7 @@
 //! The documents of the REST API: those of the original Camo-fleet, with additional fields. The OpenAPI document is
 //! generated from these types and their bounds, and request bodies are validated against it.
 
-use crate::auth::tokens::Role;
+use crate::auth::static_tokens::Role;
 use camofleet_auth::token;
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -41,7 +41,7 @@ pub fn to_document(gateway: &Gateway, session: &session::Session, activity: Opti
     let pool = pool_of(gateway, session);
     let view_token = session.has_live_view().then(|| view_token(gateway, session.uid()));
     let (pool, view_token) = (pool.as_deref(), view_token.as_deref());
-    SessionSources { session, activity, pool, view_token, queue_position: None, own_namespace: &gateway.namespace }
+    SessionSources { session, activity, pool, view_token, sessions_ahead: None, own_namespace: &gateway.namespace }
         .document()
 }
 
@@ -78,5 +78,10 @@ fn require_pool(session: session::Session, target: &Target) -> Result<session::S
 fn view_token(gateway: &Gateway, uid: &str) -> String {
     let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
     let expires = (now + VIEW_TOKEN_TTL).div_ceil(VIEW_TOKEN_STEP) * VIEW_TOKEN_STEP;
-    gateway.signer.session_token(SessionToken { session: uid.to_owned(), scope: Scope::View, expires, once: None })
+    gateway.signer.session_token(SessionToken {
+        session: uid.to_owned(),
+        scope: Scope::View,
+        expires,
+        single_use_id: None,
+    })
 }

@@ -111,7 +111,7 @@ pub async fn get(
     if session.may_be_queued() {
         let pool = lookup::pool_of(&gateway, &session);
         document.queue_position =
-            pool.and_then(|pool| convert::queue_position(&pool, &session.object, &gateway.sessions.objects()));
+            pool.and_then(|pool| convert::sessions_ahead(&pool, &session.object, &gateway.sessions.objects()));
     }
     Ok(Json(document))
 }
@@ -136,12 +136,12 @@ pub async fn touch(
             return Err(ApiError::SessionEnded(SessionEnd::Finished(finish.clone())));
         }
         // The idle time has not started yet.
-        session::Readiness::Waiting(_) => {}
+        session::Readiness::NotReady(_) => {}
         session::Readiness::Ready(runner) => {
             let token = gateway.signer.hop_token(&runner.uid, session.uid(), Scope::Control, None);
             if let Err(error) = runner_client::touch(&runner.address, session.uid(), &token).await {
                 let error = match error {
-                    error @ RunnerError::UnexpectedStatus(_) => ApiError::RunnerRefused(error.to_string()),
+                    error @ RunnerError::UnexpectedStatus(_) => ApiError::RunnerRejected(error.to_string()),
                     other => ApiError::RunnerUnreachable(other.to_string()),
                 };
                 return Err(match gateway.sessions.watch(&target.session) {
@@ -267,7 +267,7 @@ async fn clean_up(gateway: &Gateway, key: &Key, uid: Option<&str>) {
 }
 
 async fn wait_until_ready(gateway: &Gateway, key: &Key, uid: &str) -> Result<session::Session, ApiError> {
-    let waiting = async {
+    let not_ready = async {
         let mut followed = gateway.sessions.wait_for_session(key, uid).await;
         let ready = followed.ready().await;
         ready.map(|_| followed.session()).map_err(|end| ApiError::NotStarted(end.to_string()))
@@ -276,5 +276,5 @@ async fn wait_until_ready(gateway: &Gateway, key: &Key, uid: &str) -> Result<ses
         let state = gateway.sessions.watch(key).map_or("Pending", |session| session.state().as_str());
         ApiError::NotStarted(format!("its state is still {state} after {} s", gateway.ready_timeout.as_secs()))
     };
-    timeout(gateway.ready_timeout, waiting).await.unwrap_or_else(|_| Err(late()))
+    timeout(gateway.ready_timeout, not_ready).await.unwrap_or_else(|_| Err(late()))
 }

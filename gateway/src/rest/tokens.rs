@@ -42,7 +42,7 @@ pub async fn create_token(
         session: session.uid().to_owned(),
         scope: request.scope.into(),
         expires: u64::try_from(expires_at.as_second()).unwrap_or_default(),
-        once: request.single_use.then(token_id),
+        single_use_id: request.single_use.then(token_id),
     });
     let (uid, scope) = (session.uid().to_owned(), Scope::from(request.scope).as_str());
     tracing::info!(session = uid, scope, %expires_at, single_use = request.single_use, "created a session token");

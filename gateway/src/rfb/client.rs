@@ -1,8 +1,8 @@
-//! Filters the messages of a viewer by its role. Pure.
+//! Filters the messages of a client by its mode. Pure.
 
 use crate::rfb::{
     encodings,
-    message::{MAX_ENCODINGS, Message, ViewerRole},
+    message::{ClientMode, MAX_ENCODINGS, Message},
     protocol::{NO_SECURITY, RfbError, SHARED, VERSION},
 };
 use std::mem;
@@ -10,13 +10,13 @@ use std::mem;
 /// Size of the buffer: a whole `SetEncodings`, which is rewritten.
 const BUFFER: usize = 4 + 4 * MAX_ENCODINGS as usize;
 
-/// Parses a viewer's byte stream, in chunks of any size, and forwards the messages that the viewer's role permits.
+/// Parses a client's byte stream, in chunks of any size, and forwards the messages that the client's mode permits.
 ///
 /// Memory is constant: the filter buffers only the head of a message, which determines its length, and a whole
 /// `SetEncodings`. All other bytes are forwarded or dropped as they arrive.
 #[derive(Clone, Debug)]
 pub struct ClientFilter {
-    role: ViewerRole,
+    mode: ClientMode,
     state: State,
     buffer: [u8; BUFFER],
     /// Number of bytes in `buffer`.
@@ -38,8 +38,8 @@ enum State {
 
 impl ClientFilter {
     /// Starts before the handshake.
-    pub fn new(role: ViewerRole) -> Self {
-        Self { role, state: State::Handshake(0), buffer: [0; BUFFER], filled: 0 }
+    pub fn new(mode: ClientMode) -> Self {
+        Self { mode, state: State::Handshake(0), buffer: [0; BUFFER], filled: 0 }
     }
 
     /// Appends the permitted bytes of the chunk to `out`: usually as many as the chunk has, at most twice as many plus
@@ -59,7 +59,7 @@ impl ClientFilter {
                     *at += 1;
                     if *at == HANDSHAKE {
                         self.state = State::Head;
-                        if self.role == ViewerRole::View {
+                        if self.mode == ClientMode::View {
                             out.extend(encodings::CLIPBOARD_NOTIFY_ONLY);
                         }
                     }
@@ -102,7 +102,7 @@ impl ClientFilter {
             self.state = State::Encodings(left);
             return false;
         }
-        let passes = message.is_allowed_for(self.role);
+        let passes = message.is_allowed_for(self.mode);
         let head = &self.buffer[..mem::take(&mut self.filled)];
         if passes {
             out.extend(head);
@@ -114,7 +114,7 @@ impl ClientFilter {
     fn finish_message(&mut self, out: &mut Vec<u8>) {
         match self.state {
             State::Encodings(0) => {
-                encodings::append_allowed(&self.buffer[..mem::take(&mut self.filled)], self.role, out);
+                encodings::append_allowed(&self.buffer[..mem::take(&mut self.filled)], self.mode, out);
                 self.state = State::Head;
             }
             State::Body(0, _) => self.state = State::Head,
@@ -123,10 +123,10 @@ impl ClientFilter {
     }
 }
 
-/// Length of the viewer's handshake: version, security type and `ClientInit`.
+/// Length of the client's handshake: version, security type and `ClientInit`.
 const HANDSHAKE: usize = VERSION.len() + 2;
 
-/// Returns the byte to forward for the byte at position `at` of a viewer's handshake. None when the byte is invalid.
+/// Returns the byte to forward for the byte at position `at` of a client's handshake. None when the byte is invalid.
 fn handshake(at: usize, byte: u8) -> Option<u8> {
     match VERSION.get(at) {
         Some(expected) => (byte == *expected).then_some(byte),

@@ -3,7 +3,7 @@
 use crate::rfb::protocol::{NO_SECURITY, RfbError, VERSION};
 
 /// What a runner's display sends before `ServerInit`: its version, one security type (section 7.1.2), and
-/// `SecurityResult` OK (section 7.1.3). It is the same for every viewer whose handshake
+/// `SecurityResult` OK (section 7.1.3). It is the same for every client whose handshake
 /// [`ClientFilter`](crate::rfb::ClientFilter) forwards.
 const GREETING: [u8; 18] = {
     let mut greeting = [0; 18];
@@ -13,7 +13,7 @@ const GREETING: [u8; 18] = {
     greeting
 };
 
-/// Verifies that a display sends the greeting on which the filter of the viewer's direction relies. All later bytes are
+/// Verifies that a display sends the greeting on which the filter of the client's direction relies. All later bytes are
 /// accepted.
 #[derive(Clone, Debug, Default)]
 pub struct DisplayCheck {

@@ -1,22 +1,22 @@
-//! Filters the encodings that a viewer requests. Pure.
+//! Filters the encodings that a client requests. Pure.
 //!
-//! Some encodings do not describe pixels but negotiate further messages. The gateway must not let viewer and display
-//! negotiate a message that the filter does not know, because the display would then parse the viewer's bytes
+//! Some encodings do not describe pixels but negotiate further messages. The gateway must not let client and display
+//! negotiate a message that the filter does not know, because the display would then parse the client's bytes
 //! differently from the filter. Therefore only the encodings on an allow-list are forwarded. Left out on purpose are
 //! the extended mouse buttons (-316, a pointer event with a seventh byte), `ExtendedDesktopSize` (-308, resizing; the
 //! plain `DesktopSize` still reports a new size), xvp (-309), gii (-305), QEMU's audio (-259) and all future encodings.
 
-use crate::rfb::message::ViewerRole;
+use crate::rfb::message::ClientMode;
 
 /// The pseudo-encoding that negotiates the extended clipboard.
 const EXTENDED_CLIPBOARD: i32 = 0xc0a1_e5ce_u32.cast_signed();
 
-/// Messages that the gateway sends to the display before the first message of a view-only viewer. They announce the
-/// extended clipboard, and that for text the viewer accepts notifications and at most 0 bytes of unrequested data.
+/// Messages that the gateway sends to the display before the first message of a view-only client. They announce the
+/// extended clipboard, and that for text the client accepts notifications and at most 0 bytes of unrequested data.
 ///
-/// Without them, Xvnc sends every text that is copied in the session, such as a password, to every viewer immediately.
-/// With them, it only notifies the viewer of a new text, and the filter drops the viewer's request for the text. The
-/// viewer must support the extended clipboard, as noVNC does, because the notifications have a negative length.
+/// Without them, Xvnc sends every text that is copied in the session, such as a password, to every client immediately.
+/// With them, it only notifies the client of a new text, and the filter drops the client's request for the text. The
+/// client must support the extended clipboard, as noVNC does, because the notifications have a negative length.
 pub(super) const CLIPBOARD_NOTIFY_ONLY: [u8; 28] = [
     // SetEncodings: Raw and ExtendedClipboard.
     2, 0, 0, 2, 0, 0, 0, 0, 0xc0, 0xa1, 0xe5, 0xce,
@@ -24,7 +24,7 @@ pub(super) const CLIPBOARD_NOTIFY_ONLY: [u8; 28] = [
     6, 0, 0, 0, 0xff, 0xff, 0xff, 0xf8, 0x09, 0, 0, 1, 0, 0, 0, 0,
 ];
 
-/// Whether a viewer is allowed to request the encoding.
+/// Whether a client is allowed to request the encoding.
 fn is_allowed(encoding: i32) -> bool {
     const VMWARE_CURSOR: i32 = 0x574d_5664;
     const VMWARE_CURSOR_POSITION: i32 = 0x574d_5666;
@@ -43,14 +43,14 @@ fn is_allowed(encoding: i32) -> bool {
     )
 }
 
-/// Appends the allowed encodings of a complete `SetEncodings` message as a new message. For a view-only viewer, adds
+/// Appends the allowed encodings of a complete `SetEncodings` message as a new message. For a view-only client, adds
 /// the extended clipboard.
-pub(super) fn append_allowed(message: &[u8], role: ViewerRole, out: &mut Vec<u8>) {
+pub(super) fn append_allowed(message: &[u8], mode: ClientMode, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend([message[0], 0, 0, 0]);
     let (listed, _) = message[4..].as_chunks::<4>();
     let mut count = 0_u16;
-    let mut has_extended_clipboard = role == ViewerRole::Control;
+    let mut has_extended_clipboard = mode == ClientMode::Control;
     for encoding in listed.iter().map(|encoding| i32::from_be_bytes(*encoding)).filter(|it| is_allowed(*it)) {
         out.extend(encoding.to_be_bytes());
         count += 1;
@@ -74,14 +74,14 @@ mod tests {
         message
     }
 
-    fn allowed(encodings: &[i32], role: ViewerRole) -> Vec<u8> {
+    fn allowed(encodings: &[i32], mode: ClientMode) -> Vec<u8> {
         let mut out = b"before".to_vec();
-        append_allowed(&set(encodings), role, &mut out);
+        append_allowed(&set(encodings), mode, &mut out);
         out.split_off(6)
     }
 
     #[test]
-    fn removes_encodings_that_change_the_format_of_viewer_messages() {
+    fn removes_encodings_that_change_the_format_of_client_messages() {
         // noVNC 1.7.0's list: with xvp, the extended desktop size and the extended mouse buttons.
         let novnc = [
             1,
@@ -112,19 +112,19 @@ mod tests {
         ];
         let left = novnc.into_iter().filter(|it| ![-308, -309, -316].contains(it)).collect::<Vec<_>>();
         assert_eq!(left.len(), novnc.len() - 3);
-        assert_eq!(allowed(&novnc, ViewerRole::Control), set(&left));
-        assert_eq!(allowed(&novnc, ViewerRole::View), set(&left));
+        assert_eq!(allowed(&novnc, ClientMode::Control), set(&left));
+        assert_eq!(allowed(&novnc, ClientMode::View), set(&left));
         for grammar in [-305, -259, -308, -309, -316, 0x574d_5665, 0x574d_5667, i32::MIN, i32::MAX, 8, -1, -33, -22] {
-            assert_eq!(allowed(&[7, grammar, 0], ViewerRole::Control), set(&[7, 0]), "{grammar}");
+            assert_eq!(allowed(&[7, grammar, 0], ClientMode::Control), set(&[7, 0]), "{grammar}");
         }
     }
 
     #[test]
-    fn a_view_only_viewer_always_announces_the_extended_clipboard() {
-        assert_eq!(allowed(&[], ViewerRole::View), set(&[EXTENDED_CLIPBOARD]));
-        assert_eq!(allowed(&[7], ViewerRole::View), set(&[7, EXTENDED_CLIPBOARD]));
-        assert_eq!(allowed(&[7], ViewerRole::Control), set(&[7]));
-        assert_eq!(allowed(&[], ViewerRole::Control), set(&[]));
+    fn a_view_only_client_always_announces_the_extended_clipboard() {
+        assert_eq!(allowed(&[], ClientMode::View), set(&[EXTENDED_CLIPBOARD]));
+        assert_eq!(allowed(&[7], ClientMode::View), set(&[7, EXTENDED_CLIPBOARD]));
+        assert_eq!(allowed(&[7], ClientMode::Control), set(&[7]));
+        assert_eq!(allowed(&[], ClientMode::Control), set(&[]));
         assert!(CLIPBOARD_NOTIFY_ONLY.starts_with(&set(&[0, EXTENDED_CLIPBOARD])));
     }
 }

@@ -1,4 +1,4 @@
-//! The messages of a viewer after the handshake: their lengths, and the roles that permit them. Pure.
+//! The messages of a client after the handshake: their lengths, and the modes that permit them. Pure.
 
 /// Limit of encodings in one `SetEncodings`. noVNC lists about 25, TigerVNC's viewer about 40.
 pub const MAX_ENCODINGS: u16 = 128;
@@ -7,22 +7,22 @@ pub const MAX_CUT_TEXT: u32 = 256 << 10;
 /// Limit of a fence's payload, in bytes, from its specification.
 pub const MAX_FENCE: u8 = 64;
 
-/// What a viewer is allowed to do.
+/// The actions that the scope of a live-view client permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ViewerRole {
+pub enum ClientMode {
     /// View the display.
     View,
     /// View the display, send keys and pointer events, and exchange clipboards.
     Control,
 }
 
-/// A message of a viewer, with the content that determines its length, its permission, and whether it is input. From
+/// A message of a client, with the content that determines its length, its permission, and whether it is input. From
 /// RFC 6143 section 7.5; the extensions are from the community's `rfbproto.rst`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
     /// Sets the format of pixels.
     SetPixelFormat,
-    /// Lists the encodings that the viewer supports.
+    /// Lists the encodings that the client supports.
     SetEncodings {
         /// Number of encodings.
         count: u16,
@@ -48,7 +48,7 @@ pub enum Message {
     },
     /// Enables updates without a request for each.
     EnableContinuousUpdates,
-    /// A response to the display's fence, or a fence of the viewer.
+    /// A response to the display's fence, or a fence of the client.
     ClientFence {
         /// Bytes of payload.
         length: u8,
@@ -155,8 +155,8 @@ impl Message {
         }
     }
 
-    /// Whether the role permits the message. Other messages are dropped, and the connection continues.
-    pub fn is_allowed_for(self, role: ViewerRole) -> bool {
+    /// Whether the mode permits the message. Other messages are dropped, and the connection continues.
+    pub fn is_allowed_for(self, mode: ClientMode) -> bool {
         match self {
             Self::SetPixelFormat
             | Self::SetEncodings { .. }
@@ -167,12 +167,12 @@ impl Message {
             | Self::PointerEvent
             | Self::ClientCutText { .. }
             | Self::ExtendedClipboard { .. }
-            | Self::ExtendedKeyEvent => role == ViewerRole::Control,
+            | Self::ExtendedKeyEvent => mode == ClientMode::Control,
             Self::Xvp | Self::SetDesktopSize { .. } => false,
         }
     }
 
-    /// Whether a person caused the message. Viewers answer the display's clipboard messages, fences and updates
+    /// Whether a person caused the message. Clients answer the display's clipboard messages, fences and updates
     /// automatically.
     pub fn is_input(self) -> bool {
         match self {

@@ -18,8 +18,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// connection longer than they do.
 const LIMITS: Limits = Limits {
     connections: 16_384,
-    anonymous: 1024,
-    anonymous_per_address: 128,
+    unauthenticated: 1024,
+    unauthenticated_per_address: 128,
     first_head: Duration::from_secs(10),
     exchange: Duration::from_secs(60),
     idle: Duration::from_secs(10),
@@ -27,18 +27,18 @@ const LIMITS: Limits = Limits {
     keep_alive: true,
 };
 /// The number of consecutive requests from one address after which that address is reported as a possible proxy.
-const REPORTED_RUN: u32 = 200;
+const REPORTED_REQUESTS: u32 = 200;
 
 /// The clients of the public listener.
 pub struct Clients {
     server: Server,
-    sole_address: SoleAddress,
+    proxy_detector: ProxyDetector,
 }
 
 impl Clients {
     /// Accepts clients that connect directly or through these proxies.
     pub fn new(proxies: TrustedProxies) -> Self {
-        Self { server: Server::new("public", LIMITS, proxies.clone()), sole_address: SoleAddress::new(proxies) }
+        Self { server: Server::new("public", LIMITS, proxies.clone()), proxy_detector: ProxyDetector::new(proxies) }
     }
 
     /// Counts of open, shed and refused connections.
@@ -59,10 +59,10 @@ impl Clients {
 
     /// Counts a request. Logs a warning once per process, when 200 consecutive requests came from one address.
     pub(super) fn observe(&self, client: IpAddr) {
-        if self.sole_address.is_sole(client) {
+        if self.proxy_detector.suspects(client) {
             tracing::warn!(
                 %client,
-                requests = REPORTED_RUN,
+                requests = REPORTED_REQUESTS,
                 "received many consecutive requests from one address: if it belongs to a proxy or load balancer, all its \
                  clients share one limit; add it to the chart's value gateway.trustedProxies"
             );
@@ -73,39 +73,40 @@ impl Clients {
 /// Detects a proxy that `gateway.trustedProxies` does not name. All requests of its clients come from one address, so
 /// the clients share the limits of that address.
 #[derive(Debug)]
-struct SoleAddress {
+struct ProxyDetector {
     proxies: TrustedProxies,
-    run: Mutex<Run>,
+    latest: Mutex<ConsecutiveRequests>,
 }
 
 /// The latest consecutive requests from one address.
 #[derive(Debug, Default)]
-struct Run {
+struct ConsecutiveRequests {
     client: Option<IpAddr>,
     requests: u32,
     is_reported: bool,
 }
 
-impl SoleAddress {
+impl ProxyDetector {
     /// `proxies`: the trusted proxies. Their own requests, such as health checks, are ignored, because their addresses
     /// have no limit.
     fn new(proxies: TrustedProxies) -> Self {
-        Self { proxies, run: Mutex::default() }
+        Self { proxies, latest: Mutex::default() }
     }
 
-    /// Counts a request. Returns true once per process, for the request that completes the first run of 200.
-    fn is_sole(&self, client: IpAddr) -> bool {
+    /// Counts a request. Returns true once per process, for the request that completes the first 200 consecutive ones
+    /// from one address.
+    fn suspects(&self, client: IpAddr) -> bool {
         if self.proxies.contains(client) {
             return false;
         }
-        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
-        if run.client != Some(client) {
-            (run.client, run.requests) = (Some(client), 0);
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if latest.client != Some(client) {
+            (latest.client, latest.requests) = (Some(client), 0);
         }
-        run.requests = run.requests.saturating_add(1);
-        let is_sole = run.requests == REPORTED_RUN && !run.is_reported;
-        run.is_reported |= is_sole;
-        is_sole
+        latest.requests = latest.requests.saturating_add(1);
+        let is_suspect = latest.requests == REPORTED_REQUESTS && !latest.is_reported;
+        latest.is_reported |= is_suspect;
+        is_suspect
     }
 }
 
@@ -114,13 +115,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reports_a_sole_address_once() {
+    fn reports_a_suspected_proxy_once() {
         let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         let reports = |requests: &[IpAddr]| {
-            let sole = SoleAddress::new(TrustedProxies::new(vec![IpAddr::from([10, 0, 0, 1]).into()]));
-            requests.iter().filter(|client| sole.is_sole(**client)).count()
+            let detector = ProxyDetector::new(TrustedProxies::new(vec![IpAddr::from([10, 0, 0, 1]).into()]));
+            requests.iter().filter(|client| detector.suspects(**client)).count()
         };
-        let run = vec![one; REPORTED_RUN as usize];
+        let run = vec![one; REPORTED_REQUESTS as usize];
         assert_eq!(reports(&run[1..]), 0, "one request too few");
         assert_eq!(reports(&run), 1);
         assert_eq!(reports(&[&run[..], &run[..]].concat()), 1, "a longer run");
@@ -131,9 +132,9 @@ mod tests {
             "a run after requests from several addresses"
         );
         assert_eq!(reports(&[&run[..], &[other][..], &run[..]].concat()), 1, "a second run");
-        assert_eq!(reports(&[one, other].repeat(REPORTED_RUN as usize)), 0, "two alternating addresses");
+        assert_eq!(reports(&[one, other].repeat(REPORTED_REQUESTS as usize)), 0, "two alternating addresses");
         let proxy = IpAddr::from([10, 0, 0, 1]);
-        assert_eq!(reports(&vec![proxy; REPORTED_RUN as usize]), 0, "a trusted proxy's health checks");
-        assert_eq!(reports(&[proxy, one].repeat(REPORTED_RUN as usize)), 1, "a sole address between health checks");
+        assert_eq!(reports(&vec![proxy; REPORTED_REQUESTS as usize]), 0, "a trusted proxy's health checks");
+        assert_eq!(reports(&[proxy, one].repeat(REPORTED_REQUESTS as usize)), 1, "one address between health checks");
     }
 }

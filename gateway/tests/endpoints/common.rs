@@ -5,7 +5,7 @@ use camofleet_auth::token::{Issuer, PublicKeys};
 use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, BrowserSessionStatus, LiveViewRef, RunnerRef};
 use camofleet_gateway::{
     Gateway,
-    auth::tokens::StaticTokens,
+    auth::static_tokens::StaticTokens,
     cache::session::{Key, Readiness, Session},
     server::listener,
 };

@@ -1,4 +1,5 @@
-//! The listeners: limits of anonymous connections, the credentials that lift them, and the report of untrusted proxies.
+//! The listeners: limits of unauthenticated connections, the credentials that lift them, and the report of untrusted
+//! proxies.
 
 use crate::common::{ADMIN, Runner, TestGateway, VIEWER, log_output, start_gateway, start_gateway_with};
 use camofleet_auth::token::{Scope, SessionToken};
@@ -63,7 +64,7 @@ async fn limits_connections_with_unfinished_request_heads() {
         timeout(TIMEOUT, stream.read_to_end(&mut Vec::new())).await.unwrap().ok();
     }
     let counts = until(&gateway, "only the user's connection is open", |counts| counts.connections == 1).await;
-    assert_eq!(counts.anonymous, 0);
+    assert_eq!(counts.unauthenticated, 0);
     attackers.clear();
 
     // Connections with a shorter unfinished head stay open, up to 128 from one address and 1024 in total.
@@ -75,7 +76,7 @@ async fn limits_connections_with_unfinished_request_heads() {
     }
     let counts =
         until(&gateway, "one address has 128 connections", |counts| counts.shed - shed == ATTACKERS as u64 - 128).await;
-    assert_eq!(counts.anonymous, 128);
+    assert_eq!(counts.unauthenticated, 128);
     until(&gateway, "the other connections are closed", |counts| counts.connections == 129).await;
     let open: Vec<_> = attackers.iter().map(is_open).collect();
     assert!(open[ATTACKERS - 128..].iter().all(|open| *open), "the latest connections stay open");
@@ -89,7 +90,7 @@ async fn limits_connections_with_unfinished_request_heads() {
         now.shed - counts.shed == ATTACKERS as u64 + 128 - 1024
     })
     .await;
-    assert_eq!(counts.anonymous, 1024);
+    assert_eq!(counts.unauthenticated, 1024);
     until(&gateway, "the other connections are closed", |counts| counts.connections == 1025).await;
 
     // The authenticated client keeps its connection, and a new client is served.
@@ -97,8 +98,10 @@ async fn limits_connections_with_unfinished_request_heads() {
     let mut newcomer = connect_from([127, 0, 0, 4], gateway.address).await;
     assert!(ask(&mut newcomer, &mine).await.starts_with("HTTP/1.1 200"));
     drop(attackers);
-    until(&gateway, "the attackers' connections are closed", |counts| counts.connections == 2 && counts.anonymous == 0)
-        .await;
+    until(&gateway, "the attackers' connections are closed", |counts| {
+        counts.connections == 2 && counts.unauthenticated == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -108,12 +111,12 @@ async fn every_kind_of_credential_authenticates_its_connection() {
     gateway.put_session("s", "u1", runner.ready());
     let connect = async || TcpStream::connect(gateway.address).await.unwrap();
     let get = |path: &str, headers: &str| format!("GET {path} HTTP/1.1\r\nHost: gateway\r\n{headers}\r\n");
-    let anonymous = || gateway.state.clients.counts().anonymous;
+    let unauthenticated = || gateway.state.clients.counts().unauthenticated;
 
     let mut stream = connect().await;
-    for refused in ["", "Authorization: Bearer wrong\r\n", "Cookie: camofleet_login=wrong\r\n"] {
-        assert!(ask(&mut stream, &get("/api/workers", refused)).await.starts_with("HTTP/1.1 401"));
-        assert_eq!(anonymous(), 1, "{refused:?}");
+    for rejected in ["", "Authorization: Bearer wrong\r\n", "Cookie: camofleet_login=wrong\r\n"] {
+        assert!(ask(&mut stream, &get("/api/workers", rejected)).await.starts_with("HTTP/1.1 401"));
+        assert_eq!(unauthenticated(), 1, "{rejected:?}");
     }
     let login = |token: &str| {
         let body = format!(r#"{{"token":"{token}"}}"#);
@@ -124,9 +127,9 @@ async fn every_kind_of_credential_authenticates_its_connection() {
         )
     };
     assert!(ask(&mut stream, &login("wrong")).await.starts_with("HTTP/1.1 401"));
-    assert_eq!(anonymous(), 1);
+    assert_eq!(unauthenticated(), 1);
     let answer = ask(&mut stream, &login(VIEWER)).await;
-    assert_eq!(anonymous(), 0, "a login");
+    assert_eq!(unauthenticated(), 0, "a login");
     let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
     let cookie = cookie.split(';').next().unwrap();
 
@@ -138,7 +141,7 @@ async fn every_kind_of_credential_authenticates_its_connection() {
             if accepted.starts_with('X') { format!("/api/workers?token={VIEWER}") } else { "/api/workers".into() };
         let mut stream = connect().await;
         assert!(ask(&mut stream, &get(&path, &accepted)).await.starts_with("HTTP/1.1 200"), "{accepted}");
-        assert_eq!(anonymous(), 0, "{accepted}");
+        assert_eq!(unauthenticated(), 0, "{accepted}");
         streams.push(stream);
     }
     assert_eq!(gateway.state.clients.counts().connections, 4);
@@ -146,7 +149,8 @@ async fn every_kind_of_credential_authenticates_its_connection() {
     until(&gateway, "all connections are closed", |counts| counts.connections == 0).await;
 
     // A session token authenticates a WebSocket connection, which counts until it is closed.
-    let token = SessionToken { session: "u1".into(), scope: Scope::Connect, expires: u64::MAX / 2, once: None };
+    let token =
+        SessionToken { session: "u1".into(), scope: Scope::Connect, expires: u64::MAX / 2, single_use_id: None };
     let client = gateway.connect_with("s", &gateway.state.signer.session_token(token)).await.unwrap();
     assert_eq!(gateway.state.clients.counts(), Counts { connections: 1, ..Counts::default() });
     drop(client);

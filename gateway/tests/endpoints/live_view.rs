@@ -22,10 +22,10 @@ use tokio_tungstenite::{
     tungstenite::{Error, Message, client::IntoClientRequest},
 };
 
-type Viewer = WebSocketStream<MaybeTlsStream<TcpStream>>;
+type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 const GREETING: &[u8] = b"RFB 003.008\n";
-/// A viewer's handshake: version, security type None, shared flag not set.
+/// A client's handshake: version, security type None, shared flag not set.
 const HANDSHAKE: &[u8] = b"RFB 003.008\n\x01\x00";
 const KEY: [u8; 8] = [4, 1, 0, 0, 0, 0, 0, b'a'];
 const UPDATE_REQUEST: [u8; 10] = [3, 0, 0, 0, 0, 0, 5, 0, 2, 208];
@@ -75,10 +75,10 @@ async fn session() -> (TestGateway, Runner) {
     (gateway, runner)
 }
 
-async fn connect_viewer(gateway: &TestGateway, protocols: &str) -> Result<(Viewer, HeaderMap), Error> {
+async fn connect_client(gateway: &TestGateway, protocols: &str) -> Result<(Client, HeaderMap), Error> {
     let mut request = format!("ws://{}/vnc/ns/s", gateway.address).into_client_request().unwrap();
     request.headers_mut().insert("sec-websocket-protocol", protocols.parse().unwrap());
-    connect_async(request).await.map(|(viewer, response)| (viewer, response.into_parts().0.headers))
+    connect_async(request).await.map(|(client, response)| (client, response.into_parts().0.headers))
 }
 
 async fn read<const N: usize>(display: &mut TcpStream) -> [u8; N] {
@@ -92,7 +92,7 @@ fn now() -> u64 {
 }
 
 fn token(gateway: &TestGateway, session: &str, scope: Scope, expires: u64) -> String {
-    let token = SessionToken { session: session.into(), scope, expires, once: None };
+    let token = SessionToken { session: session.into(), scope, expires, single_use_id: None };
     gateway.state.signer.session_token(token)
 }
 
@@ -100,19 +100,19 @@ fn token(gateway: &TestGateway, session: &str, scope: Scope, expires: u64) -> St
 async fn forwards_a_controllers_input_and_reports_activity() {
     let (gateway, mut runner) = session().await;
     let offered = format!("camofleet.control, camofleet.view, camofleet.bearer.{ADMIN}");
-    let (mut viewer, headers) = connect_viewer(&gateway, &offered).await.unwrap();
+    let (mut client, headers) = connect_client(&gateway, &offered).await.unwrap();
     assert_eq!(headers["sec-websocket-protocol"], "camofleet.control");
     let (head, mut display) = runner.display().await;
     assert!(head.starts_with("GET /v1/sessions/uid-1/vnc HTTP/1.1\r\n") && head.contains("upgrade: rfb"), "{head}");
     let caller = gateway.keys.verify(bearer(&head), POD_UID).unwrap();
-    assert_eq!(caller, Caller::Gateway { session: "uid-1".into(), scope: Scope::Control, once: None });
+    assert_eq!(caller, Caller::Gateway { session: "uid-1".into(), scope: Scope::Control, single_use_id: None });
     assert!(!head.contains(ADMIN), "the user's token must not reach the runner: {head}");
 
     display.write_all(GREETING).await.unwrap();
-    assert_eq!(viewer.next().await.unwrap().unwrap(), Message::Binary(GREETING.into()));
+    assert_eq!(client.next().await.unwrap().unwrap(), Message::Binary(GREETING.into()));
     // In WebSocket messages that do not match the RFB messages.
     for piece in [HANDSHAKE, &UPDATE_REQUEST, &KEY].concat().chunks(5) {
-        viewer.send(Message::Binary(piece.to_vec().into())).await.unwrap();
+        client.send(Message::Binary(piece.to_vec().into())).await.unwrap();
     }
     let passed: [u8; 32] = read(&mut display).await;
     assert_eq!(passed[..14], *b"RFB 003.008\n\x01\x01", "the shared flag is set");
@@ -123,7 +123,7 @@ async fn forwards_a_controllers_input_and_reports_activity() {
 }
 
 #[tokio::test]
-async fn drops_the_input_of_a_viewer_without_control() {
+async fn drops_the_input_of_a_client_without_control() {
     let (gateway, mut runner) = session().await;
     let view = token(&gateway, "uid-1", Scope::View, now() + 60);
     for offered in [
@@ -132,14 +132,14 @@ async fn drops_the_input_of_a_viewer_without_control() {
         // An admin that requests only the view scope gets no more.
         format!("camofleet.view, camofleet.bearer.{ADMIN}"),
     ] {
-        let (mut viewer, headers) = connect_viewer(&gateway, &offered).await.unwrap();
+        let (mut client, headers) = connect_client(&gateway, &offered).await.unwrap();
         assert_eq!(headers["sec-websocket-protocol"], "camofleet.view");
         let (head, mut display) = runner.display().await;
         let caller = gateway.keys.verify(bearer(&head), POD_UID).unwrap();
-        assert_eq!(caller, Caller::Gateway { session: "uid-1".into(), scope: Scope::View, once: None });
+        assert_eq!(caller, Caller::Gateway { session: "uid-1".into(), scope: Scope::View, single_use_id: None });
         display.write_all(GREETING).await.unwrap();
-        viewer.send(Message::Binary([HANDSHAKE, &KEY, &UPDATE_REQUEST].concat().into())).await.unwrap();
-        drop(viewer);
+        client.send(Message::Binary([HANDSHAKE, &KEY, &UPDATE_REQUEST].concat().into())).await.unwrap();
+        drop(client);
         let mut passed = Vec::new();
         display.read_to_end(&mut passed).await.unwrap();
         assert!(passed.ends_with(&UPDATE_REQUEST) && !passed.windows(8).any(|bytes| bytes == KEY), "{passed:?}");
@@ -156,10 +156,10 @@ async fn closes_with_a_reason_after_invalid_rfb() {
         (Message::Text("hello".into()), 1003),
         (Message::Binary(vec![0; 4 << 20].into()), 1009),
     ] {
-        let (mut viewer, _) = connect_viewer(&gateway, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
+        let (mut client, _) = connect_client(&gateway, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
         let (_, mut display) = runner.display().await;
-        viewer.send(message).await.unwrap();
-        let (close_code, reason) = expect_close(viewer.next().await);
+        client.send(message).await.unwrap();
+        let (close_code, reason) = expect_close(client.next().await);
         assert!(close_code == code && !reason.is_empty(), "{close_code} {reason}");
         let mut rest = Vec::new();
         display.read_to_end(&mut rest).await.unwrap();
@@ -169,7 +169,7 @@ async fn closes_with_a_reason_after_invalid_rfb() {
 #[tokio::test]
 async fn relays_pictures_and_answers_pings_between_them() {
     let (gateway, mut runner) = session().await;
-    let (viewer, _) = connect_viewer(&gateway, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
+    let (client, _) = connect_client(&gateway, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
     let (_, mut display) = runner.display().await;
     // After the greeting, no two consecutive bytes are equal, so a lost or repeated chunk is detected.
     let greeting = b"RFB 003.008\n\x01\x01\0\0\0\0".to_vec();
@@ -184,7 +184,7 @@ async fn relays_pictures_and_answers_pings_between_them() {
             display
         }
     });
-    let (mut to_gateway, mut from_gateway) = viewer.split();
+    let (mut to_gateway, mut from_gateway) = client.split();
     let (mut received, mut answers) = (Vec::new(), 0);
     while received.len() < sent.len() || answers == 0 {
         match from_gateway.next().await.unwrap().unwrap() {
@@ -196,23 +196,23 @@ async fn relays_pictures_and_answers_pings_between_them() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(received == sent, "the viewer received other bytes than the display sent");
+    assert!(received == sent, "the client received other bytes than the display sent");
     drop(sending.await.unwrap());
 }
 
 #[tokio::test]
 async fn the_close_code_names_the_cause() {
     let (gateway, mut runner) = session().await;
-    let (mut viewer, _) = connect_viewer(&gateway, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
+    let (mut client, _) = connect_client(&gateway, &format!("binary, camofleet.bearer.{ADMIN}")).await.unwrap();
     runner.display().await;
     let expiring = token(&gateway, "uid-1", Scope::View, now() + 2);
-    let (mut expires, _) = connect_viewer(&gateway, &format!("binary, camofleet.bearer.{expiring}")).await.unwrap();
+    let (mut expires, _) = connect_client(&gateway, &format!("binary, camofleet.bearer.{expiring}")).await.unwrap();
     runner.display().await;
     assert_eq!(expect_close(expires.next().await).0, 4401);
 
     let finish = Finish { reason: "IdleTimeout".into(), message: "no activity for 300 s".into() };
     gateway.put_session("s", "uid-1", Readiness::Finished(finish));
-    let (code, reason) = expect_close(viewer.next().await);
+    let (code, reason) = expect_close(client.next().await);
     assert_eq!(code, 4410);
     assert!(reason.contains("IdleTimeout: no activity for 300 s"), "{reason}");
 }
@@ -221,27 +221,27 @@ async fn the_close_code_names_the_cause() {
 async fn a_lost_display_and_a_drain_have_different_close_codes() {
     let (gateway, mut runner) = session().await;
     let offered = format!("binary, camofleet.bearer.{ADMIN}");
-    let (mut viewer, _) = connect_viewer(&gateway, &offered).await.unwrap();
+    let (mut client, _) = connect_client(&gateway, &offered).await.unwrap();
     drop(runner.display().await);
-    assert_eq!(expect_close(viewer.next().await).0, 1011);
-    let (mut viewer, _) = connect_viewer(&gateway, &offered).await.unwrap();
+    assert_eq!(expect_close(client.next().await).0, 1011);
+    let (mut client, _) = connect_client(&gateway, &offered).await.unwrap();
     let (_, _display) = runner.display().await;
     let state = Arc::clone(&gateway.state);
     tokio::spawn(async move { state.shutdown.drain(Duration::ZERO).await });
-    assert_eq!(expect_close(viewer.next().await).0, 1001);
+    assert_eq!(expect_close(client.next().await).0, 1001);
 }
 
 #[tokio::test]
-async fn answers_a_close_frame_and_counts_a_lost_viewer() {
+async fn answers_a_close_frame_and_counts_a_lost_client() {
     let (gateway, mut runner) = session().await;
     let offered = format!("binary, camofleet.bearer.{ADMIN}");
-    let (mut viewer, _) = connect_viewer(&gateway, &offered).await.unwrap();
+    let (mut client, _) = connect_client(&gateway, &offered).await.unwrap();
     let (_, _display) = runner.display().await;
-    viewer.send(Message::Close(None)).await.unwrap();
-    assert_eq!(viewer.next().await.unwrap().unwrap(), Message::Close(None));
-    let (viewer, _) = connect_viewer(&gateway, &offered).await.unwrap();
+    client.send(Message::Close(None)).await.unwrap();
+    assert_eq!(client.next().await.unwrap().unwrap(), Message::Close(None));
+    let (client, _) = connect_client(&gateway, &offered).await.unwrap();
     let (_, _display) = runner.display().await;
-    drop(viewer);
+    drop(client);
     for outcome in ["ClientClosed", "ClientLost"] {
         while !gateway.metrics().contains(&format!(r#"connections_total{{outcome="{outcome}"}} 1"#)) {
             tokio::task::yield_now().await;
@@ -323,19 +323,21 @@ async fn an_admin_creates_a_token_for_one_session() {
     );
     let view = given["token"].as_str().unwrap();
     let token = gateway.keys.verify_session_token(view).unwrap();
-    assert!((now() + 3590..=now() + 3600).contains(&token.expires) && token.once.is_none(), "{token:?}");
-    connect_viewer(&gateway, &format!("camofleet.view, camofleet.bearer.{view}")).await.unwrap();
+    assert!((now() + 3590..=now() + 3600).contains(&token.expires) && token.single_use_id.is_none(), "{token:?}");
+    connect_client(&gateway, &format!("camofleet.view, camofleet.bearer.{view}")).await.unwrap();
     runner.display().await;
 
     let once = json!({ "scope": "connect", "ttl_seconds": 60, "single_use": true });
     let (first, second) = (share(&gateway, "s", ADMIN, &once).await.1, share(&gateway, "s", ADMIN, &once).await.1);
-    let id = |given: &Value| gateway.keys.verify_session_token(given["token"].as_str().unwrap()).unwrap().once.unwrap();
+    let id = |given: &Value| {
+        gateway.keys.verify_session_token(given["token"].as_str().unwrap()).unwrap().single_use_id.unwrap()
+    };
     assert_ne!(id(&first), id(&second));
 
-    for (token, refused) in
+    for (token, rejected) in
         [(VIEWER, StatusCode::FORBIDDEN), (view, StatusCode::FORBIDDEN), ("x", StatusCode::UNAUTHORIZED)]
     {
-        assert_eq!(share(&gateway, "s", token, &json!({ "scope": "view" })).await.0, refused);
+        assert_eq!(share(&gateway, "s", token, &json!({ "scope": "view" })).await.0, rejected);
     }
     let connect = first["token"].as_str().unwrap();
     let (status, body) = share(&gateway, "s", connect, &json!({ "scope": "view" })).await;
@@ -364,8 +366,12 @@ async fn rejects_a_single_use_token_that_was_used() {
     let answer: &'static str =
         format!("HTTP/1.1 401 Unauthorized\r\nContent-Length: {}\r\n\r\n{body}", body.len()).leak();
     gateway.put_session("s", "uid-1", ready(crate::common::Runner::answering(answer).await));
-    let token =
-        SessionToken { session: "uid-1".into(), scope: Scope::View, expires: now() + 60, once: Some("id".into()) };
+    let token = SessionToken {
+        session: "uid-1".into(),
+        scope: Scope::View,
+        expires: now() + 60,
+        single_use_id: Some("id".into()),
+    };
     let bearer = format!("Bearer {}", gateway.state.signer.session_token(token));
     let (status, _, response) = gateway.handshake("/vnc/ns/s", &[("authorization", &bearer)]).await;
     assert!(status == StatusCode::UNAUTHORIZED && response.contains("used before"), "{status} {response}");

@@ -6,7 +6,7 @@ use crate::common::{
 use camofleet_auth::token::{Caller, Scope};
 use camofleet_crds::v1alpha1::SessionState;
 use camofleet_gateway::{
-    auth::tokens::StaticTokens,
+    auth::static_tokens::StaticTokens,
     cache::session::{Finish, Readiness},
 };
 use camofleet_testkit::http::read_head;
@@ -20,7 +20,7 @@ use tokio::{io::AsyncReadExt, io::AsyncWriteExt};
 use tokio_tungstenite::tungstenite::{Error, Message, error::ProtocolError, protocol::CloseFrame};
 
 fn waiting() -> Readiness {
-    Readiness::Waiting(SessionState::Starting)
+    Readiness::NotReady(SessionState::Starting)
 }
 
 fn finished() -> Readiness {
@@ -46,7 +46,7 @@ async fn connects_a_client_to_its_session_with_a_hop_token() {
     let hop_token = connection.headers["authorization"].to_str().unwrap().strip_prefix("Bearer ").unwrap();
     assert_eq!(
         gateway.keys.verify(hop_token, POD_UID).unwrap(),
-        Caller::Gateway { session: "uid-1".into(), scope: Scope::Connect, once: None }
+        Caller::Gateway { session: "uid-1".into(), scope: Scope::Connect, single_use_id: None }
     );
 
     client.send(Message::text("ask")).await.unwrap();
@@ -156,7 +156,7 @@ async fn a_drain_sends_1001_to_the_client_and_no_close_frame_to_the_runner() {
 async fn a_drain_ends_the_wait_for_a_session_with_503() {
     let gateway = start_gateway().await;
     gateway.put_session("slow", "uid-2", waiting());
-    let refused = gateway.handshake("/ws/ns/slow", &[("authorization", "Bearer admin-token")]);
+    let rejected = gateway.handshake("/ws/ns/slow", &[("authorization", "Bearer admin-token")]);
     let drained = async {
         // Wait until the gateway has accepted the connection, which is then one of its tasks.
         while gateway.state.shutdown.tasks().is_empty() {
@@ -164,7 +164,7 @@ async fn a_drain_ends_the_wait_for_a_session_with_503() {
         }
         gateway.state.shutdown.drain(Duration::ZERO).await;
     };
-    let ((status, headers, body), ()) = tokio::join!(refused, drained);
+    let ((status, headers, body), ()) = tokio::join!(rejected, drained);
     assert_eq!(
         (status, detail(&body).as_str()),
         (StatusCode::SERVICE_UNAVAILABLE, "the gateway is shutting down: connect again")
@@ -461,9 +461,9 @@ async fn returns_503_for_an_unreachable_or_rejecting_runner() {
         r#"{"reason":"Unauthorized","message":"unknown signature"}"#,
     ))
     .await;
-    gateway.put_session("refused", "uid-1", ready(refusing));
+    gateway.put_session("rejected", "uid-1", ready(refusing));
     let admin = [("authorization", "Bearer admin-token")];
-    let (status, headers, body) = gateway.handshake("/ws/ns/refused", &admin).await;
+    let (status, headers, body) = gateway.handshake("/ws/ns/rejected", &admin).await;
     let message = "the session's runner rejected the gateway's request: unknown signature";
     assert_eq!((status, detail(&body).as_str()), (StatusCode::SERVICE_UNAVAILABLE, message));
     assert!(headers.contains_key("retry-after"));
@@ -482,14 +482,14 @@ async fn returns_the_end_reason_that_arrives_after_the_runners_404() {
     let gateway = start_gateway().await;
     let address = Runner::answering("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
     gateway.put_session("demo", "uid-1", ready(address));
-    let refused = gateway.handshake("/ws/ns/demo", &[("authorization", "Bearer admin-token")]);
+    let rejected = gateway.handshake("/ws/ns/demo", &[("authorization", "Bearer admin-token")]);
     let ending = async {
         while !gateway.metrics().contains("dial_seconds_count 1") {
             tokio::task::yield_now().await;
         }
         gateway.put_session("demo", "uid-1", finished());
     };
-    let ((status, _, body), ()) = tokio::join!(refused, ending);
+    let ((status, _, body), ()) = tokio::join!(rejected, ending);
     assert_eq!(
         (status, detail(&body).as_str()),
         (StatusCode::GONE, "the session has ended: IdleTimeout: nothing for 30 s")

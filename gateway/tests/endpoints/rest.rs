@@ -6,12 +6,12 @@ use camofleet_auth::token::{Scope, SessionToken};
 use camofleet_crds::{
     conditions::{self, ConditionStatus, READY},
     v1alpha1::{
-        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, EngineName, LiveViewRef, PoolRef,
-        SessionState, StartTier, WorkerPool, WorkerPoolSpec,
+        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, Engine, LiveViewRef, PoolRef, SessionState,
+        StartTier, WorkerPool, WorkerPoolSpec,
     },
 };
 use camofleet_gateway::{
-    auth::tokens::StaticTokens,
+    auth::static_tokens::StaticTokens,
     cache::changes::Changed,
     cache::session::{Finish, Key, Readiness, Session},
     rest,
@@ -59,7 +59,7 @@ fn live_session(name: &str, runner: std::net::SocketAddr) -> Session {
     let mut status = BrowserSessionStatus {
         state: SessionState::Ready,
         pool: Some("pool".into()),
-        engine: Some(EngineName::Firefox),
+        engine: Some(Engine::Firefox),
         browser_version: Some("153.7.0".into()),
         start_tier: Some(StartTier::Hot),
         ready_time: Some(MicroTime(at(1))),
@@ -102,7 +102,7 @@ async fn viewers_read_and_admins_change() {
         session: "uid-1".into(),
         scope: Scope::Connect,
         expires,
-        once: None,
+        single_use_id: None,
     });
     let reads = ["/workers", "/namespaces", "/sessions", "/health", "/sessions/pool/none", "/events", "/login"];
     let writes = [
@@ -196,7 +196,7 @@ async fn a_login_works_only_from_same_origin_pages() {
 }
 
 #[tokio::test]
-async fn returns_a_session_in_the_originals_format() {
+async fn returns_a_session_in_the_python_projects_format() {
     let gateway = start_gateway().await;
     gateway.state.sessions.put(key("s"), live_session("s", reporting_runner().await));
     let (status, session) = get(&gateway, "/api/sessions/pool/s").await;
@@ -225,7 +225,7 @@ async fn returns_a_session_in_the_originals_format() {
     let view_url = value_of("vnc")["http"].as_str().unwrap().to_owned();
     let token = view_url.strip_prefix("http://fleet/view/ns/s#token=").unwrap();
     let token = gateway.keys.verify_session_token(token).unwrap();
-    assert_eq!((token.session.as_str(), token.scope, token.once), ("uid-1", Scope::View, None));
+    assert_eq!((token.session.as_str(), token.scope, token.single_use_id), ("uid-1", Scope::View, None));
     assert_eq!(value_of("vnc")["password_protected"], json!(false));
 
     let list = get(&gateway, "/sessions").await.1;

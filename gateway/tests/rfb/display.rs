@@ -1,8 +1,8 @@
-//! The RFB filters between viewers and a real display: Xvnc with the runner's flags. An X client checks which input the
-//! display received.
+//! The RFB filters between RFB clients and a real display: Xvnc with the runner's flags. An X client checks which input
+//! the display received.
 
-use crate::viewer_message::ViewerMessage;
-use camofleet_gateway::rfb::{ClientFilter, DisplayCheck, ViewerRole};
+use crate::client_message::ClientMessage;
+use camofleet_gateway::rfb::{ClientFilter, ClientMode, DisplayCheck};
 use std::{
     io::{BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
@@ -84,8 +84,8 @@ impl Drop for Display {
     }
 }
 
-/// A viewer behind both filters of the gateway.
-struct Viewer {
+/// An RFB client behind both filters of the gateway.
+struct RfbClient {
     socket: UnixStream,
     filter: ClientFilter,
     check: DisplayCheck,
@@ -99,23 +99,23 @@ struct CutText {
     data: Vec<u8>,
 }
 
-impl Viewer {
-    fn connect(socket: &Path, role: ViewerRole) -> Self {
+impl RfbClient {
+    fn connect(socket: &Path, role: ClientMode) -> Self {
         let socket = UnixStream::connect(socket).unwrap();
         socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         let (filter, check) = (ClientFilter::new(role), DisplayCheck::default());
-        let mut viewer = Self { socket, filter, check, input: false };
-        assert_eq!(viewer.read(12), b"RFB 003.008\n");
-        viewer.write(b"RFB 003.008\n");
-        assert_eq!(viewer.read(2), [1, 1], "one security type: None");
-        viewer.write(&[1]);
-        assert_eq!(viewer.read(4), [0; 4], "SecurityResult: OK");
-        viewer.write(&[0]);
-        let init = viewer.read(24);
+        let mut client = Self { socket, filter, check, input: false };
+        assert_eq!(client.read(12), b"RFB 003.008\n");
+        client.write(b"RFB 003.008\n");
+        assert_eq!(client.read(2), [1, 1], "one security type: None");
+        client.write(&[1]);
+        assert_eq!(client.read(4), [0; 4], "SecurityResult: OK");
+        client.write(&[0]);
+        let init = client.read(24);
         assert_eq!(init[..4], [WIDTH.to_be_bytes(), HEIGHT.to_be_bytes()].concat());
-        viewer.read(u32::from_be_bytes(init[20..].try_into().unwrap()) as usize);
-        viewer.send(&ViewerMessage::Encodings(vec![0]));
-        viewer
+        client.read(u32::from_be_bytes(init[20..].try_into().unwrap()) as usize);
+        client.send(&ClientMessage::Encodings(vec![0]));
+        client
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -127,7 +127,7 @@ impl Viewer {
         self.socket.write_all(&passed).unwrap();
     }
 
-    fn send(&mut self, message: &ViewerMessage) {
+    fn send(&mut self, message: &ClientMessage) {
         self.write(&message.encode());
     }
 
@@ -145,7 +145,7 @@ impl Viewer {
     /// Requests the whole picture and receives it. By then, the display has processed all earlier messages. Returns the
     /// number of pixels, and the clipboard messages received meanwhile.
     fn request_picture(&mut self) -> (usize, Vec<CutText>) {
-        self.send(&ViewerMessage::Update { incremental: false, place: [0, 0, WIDTH, HEIGHT] });
+        self.send(&ClientMessage::Update { incremental: false, place: [0, 0, WIDTH, HEIGHT] });
         let (mut pixels, mut texts) = (0, Vec::new());
         while pixels < usize::from(WIDTH) * usize::from(HEIGHT) {
             match self.read(1)[0] {
@@ -182,7 +182,7 @@ fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 }
 
 #[test]
-fn forwards_a_controllers_input_and_drops_a_viewers() {
+fn forwards_the_input_of_a_controller_and_drops_that_of_a_view_only_client() {
     let display = Display::start();
     let (x, root) = display.x_client();
     let pointer = || {
@@ -192,42 +192,42 @@ fn forwards_a_controllers_input_and_drops_a_viewers() {
     let keys = || x.query_keymap().unwrap().reply().unwrap().keys.map(u8::count_ones).iter().sum::<u32>();
     let before = pointer();
 
-    let mut viewer = Viewer::connect(&display.socket, ViewerRole::View);
-    let mut controller = Viewer::connect(&display.socket, ViewerRole::Control);
-    viewer.request_picture();
+    let mut view_only = RfbClient::connect(&display.socket, ClientMode::View);
+    let mut controller = RfbClient::connect(&display.socket, ClientMode::Control);
+    view_only.request_picture();
     controller.request_picture();
     for hostile in [
-        ViewerMessage::Key { down: true, symbol: 0x62 },
-        ViewerMessage::Pointer { buttons: 1, x: 7, y: 7 },
-        ViewerMessage::CutText(ViewerMessage::Key { down: true, symbol: 0x62 }.encode()),
-        ViewerMessage::ExtendedClipboard { flags: 1 << 28 | 1, data: b"no zlib".to_vec() },
-        ViewerMessage::ExtendedKey { down: true, symbol: 0x62, code: 0x30 },
-        ViewerMessage::Resize { width: 100, height: 100, screens: vec![[0; 16]] },
-        ViewerMessage::Xvp([1, 2]),
+        ClientMessage::Key { down: true, symbol: 0x62 },
+        ClientMessage::Pointer { buttons: 1, x: 7, y: 7 },
+        ClientMessage::CutText(ClientMessage::Key { down: true, symbol: 0x62 }.encode()),
+        ClientMessage::ExtendedClipboard { flags: 1 << 28 | 1, data: b"no zlib".to_vec() },
+        ClientMessage::ExtendedKey { down: true, symbol: 0x62, code: 0x30 },
+        ClientMessage::Resize { width: 100, height: 100, screens: vec![[0; 16]] },
+        ClientMessage::Xvp([1, 2]),
     ] {
-        viewer.send(&hostile);
-        let (pixels, _) = viewer.request_picture();
+        view_only.send(&hostile);
+        let (pixels, _) = view_only.request_picture();
         assert_eq!(
             pixels,
             usize::from(WIDTH) * usize::from(HEIGHT),
             "the connection continues, and the display has the same size"
         );
     }
-    assert!(!viewer.input);
+    assert!(!view_only.input);
     assert_eq!((pointer(), keys()), (before, 0));
 
-    // After all messages of the viewer, only the controller sends input.
-    controller.send(&ViewerMessage::Resize { width: 100, height: 100, screens: vec![[0; 16]] });
-    controller.send(&ViewerMessage::Pointer { buttons: 0, x: 100, y: 50 });
-    controller.send(&ViewerMessage::Key { down: true, symbol: 0x61 });
+    // After all messages of the view-only client, only the controller sends input.
+    controller.send(&ClientMessage::Resize { width: 100, height: 100, screens: vec![[0; 16]] });
+    controller.send(&ClientMessage::Pointer { buttons: 0, x: 100, y: 50 });
+    controller.send(&ClientMessage::Key { down: true, symbol: 0x61 });
     until("the controller's pointer and key", || {
         (pointer() == (100, 50, KeyButMask::default()) && keys() == 1).then_some(())
     });
-    controller.send(&ViewerMessage::Key { down: false, symbol: 0x61 });
+    controller.send(&ClientMessage::Key { down: false, symbol: 0x61 });
     until("the release of the key", || (keys() == 0).then_some(()));
     assert!(controller.input);
     controller.request_picture();
-    viewer.request_picture();
+    view_only.request_picture();
 }
 
 /// Copies a text in the display, as a page does, and serves it to other X clients until the display ends.
@@ -271,29 +271,29 @@ fn sends_the_clipboard_to_controllers_only() {
     const PEEK_AND_PROVIDE: u8 = 1 << 2 | 1 << 4;
     const CAPS: u8 = 1;
     let display = Display::start();
-    let mut viewer = Viewer::connect(&display.socket, ViewerRole::View);
-    let mut controller = Viewer::connect(&display.socket, ViewerRole::Control);
-    viewer.request_picture();
+    let mut view_only = RfbClient::connect(&display.socket, ClientMode::View);
+    let mut controller = RfbClient::connect(&display.socket, ClientMode::Control);
+    view_only.request_picture();
     controller.request_picture();
     copy_text(&display, "a password");
     until("the controller's clipboard", || {
         controller.request_picture().1.into_iter().find(|text| text.length == 10 && text.data == b"a password")
     });
-    // The viewer is notified of the text and requests it.
+    // The view-only client is notified of the text and requests it.
     let is_notification = |text: &CutText| text.length < 0 && text.data[0] == NOTIFY && text.data[3] == 1;
     let mut received = Vec::new();
-    until("the viewer's notification", || {
-        received.extend(viewer.request_picture().1);
+    until("the notification of the view-only client", || {
+        received.extend(view_only.request_picture().1);
         received.iter().any(is_notification).then_some(())
     });
-    viewer.send(&ViewerMessage::ExtendedClipboard { flags: 1 << 25 | 1, data: Vec::new() });
-    received.extend(viewer.request_picture().1);
-    received.extend(viewer.request_picture().1);
+    view_only.send(&ClientMessage::ExtendedClipboard { flags: 1 << 25 | 1, data: Vec::new() });
+    received.extend(view_only.request_picture().1);
+    received.extend(view_only.request_picture().1);
     for text in received {
-        assert!(text.length < 0, "the viewer must not receive plain text");
+        assert!(text.length < 0, "the view-only client must not receive plain text");
         assert!(
             text.data[0] & CAPS != 0 || text.data[0] & PEEK_AND_PROVIDE == 0,
-            "the viewer must not receive data of the extended clipboard: {:?}",
+            "the view-only client must not receive data of the extended clipboard: {:?}",
             text.data
         );
     }

@@ -126,8 +126,8 @@ impl Orphans {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use camofleet_crds::v1alpha1::Display;
-    use camofleet_runner_api::{RunnerState, Session, SessionPhase, StartPage, Tier};
+    use camofleet_crds::v1alpha1::{Display, StartTier};
+    use camofleet_runner_api::{RunnerState, Session, SessionPhase, StartPage};
 
     fn report(uids: &[&str]) -> Report {
         let session = |uid: &&str| Session {
@@ -136,7 +136,7 @@ mod tests {
             name: (*uid).to_owned(),
             phase: SessionPhase::Ready,
             display: Display::Headless,
-            tier: Tier::Hot,
+            tier: StartTier::Hot,
             start_page: StartPage::None,
             clients: 0,
             end: None,

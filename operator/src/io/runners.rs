@@ -203,7 +203,7 @@ impl Follower {
 /// Classifies a failed bind: the session was not bound, or it is unknown whether it was.
 fn bind_failure(error: CallError) -> BindFailure {
     match error {
-        CallError::Refused(response) => match response.reason {
+        CallError::Rejected(response) => match response.reason {
             ErrorReason::NoFreeSlot | ErrorReason::Draining => BindFailure::Refused,
             ErrorReason::Invalid => BindFailure::Invalid(response.message),
             // The session was bound before and has ended. The runner's report has the reason.
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn an_ended_session_is_not_a_failed_launch() {
-        let meaning = |reason| bind_failure(CallError::Refused(ErrorResponse { reason, message: "words".to_owned() }));
+        let meaning = |reason| bind_failure(CallError::Rejected(ErrorResponse { reason, message: "words".to_owned() }));
         let unknown = BindFailure::Unknown("words".to_owned());
         assert_eq!(meaning(ErrorReason::WrongPhase), unknown);
         assert_eq!(meaning(ErrorReason::StaleEpoch), unknown);

@@ -5,7 +5,7 @@ use crate::core::{
     runner::pod_read::{PartialPod, RUNNER_LABEL, RunnerPod},
 };
 use camofleet_auth::{
-    keystore::{self, PUBLIC_KEYS, TrustedKeys, public_key_secret},
+    keystore::{self, PUBLIC_KEYS_CONFIG_MAP, TrustedKeys, public_keys_secret},
     token::Issuer,
 };
 use camofleet_crds::{
@@ -82,12 +82,18 @@ pub(super) fn start(config: &Config, namespace: &str, events: &UnboundedSender<E
     for (issuer, client) in [(Issuer::Operator, operator_key), (Issuer::Gateway, gateway_key)] {
         let parse_secret = move |secret: Secret| Some(keystore::keys_of_secret(&secret, issuer));
         let sender = keys.sender(move |trusted, keys| trusted.set_secret_keys(issuer, keys));
-        let config = named(&public_key_secret(issuer));
+        let config = named(&public_keys_secret(issuer));
         tasks.spawn(follow(Api::namespaced(client, namespace), config, read.clone(), parse_secret, sender));
     }
     let parse_config_map = |config_map: ConfigMap| Some(keystore::keys_of_config_map(&config_map));
     let sender = keys.sender(TrustedKeys::set_config_map_keys);
-    tasks.spawn(follow(Api::namespaced(config_map, namespace), named(PUBLIC_KEYS), read, parse_config_map, sender));
+    tasks.spawn(follow(
+        Api::namespaced(config_map, namespace),
+        named(PUBLIC_KEYS_CONFIG_MAP),
+        read,
+        parse_config_map,
+        sender,
+    ));
     Ok(Watches { _tasks: tasks, watched, last_seen })
 }
 

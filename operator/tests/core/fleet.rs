@@ -2,15 +2,15 @@
 
 use crate::support::installation;
 use camofleet_crds::v1alpha1::{
-    BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, EngineName, PoolRef, WorkerPool, WorkerPoolSpec,
-    WorkerPoolStatus,
+    BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, Engine, PoolRef, StartTier, WorkerPool,
+    WorkerPoolSpec, WorkerPoolStatus,
 };
 use camofleet_operator::core::{
     Change, Core, Effect, Event, FleetStats, Key, Monotonic, Namespace, Node, Now, Observation, Report, WriteFailure,
     runner::pod_build::revision,
     runner::pod_read::{PendingReason, PodPhase, RunnerPod},
 };
-use camofleet_runner_api::{BindResponse, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
+use camofleet_runner_api::{BindResponse, Hot, RunnerState, Session, SessionPhase, StartPage};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::{SignedDuration, Timestamp},
@@ -470,7 +470,7 @@ impl Fleet {
                 let answer = BindResponse {
                     boot_id: state.boot_id.clone(),
                     generation,
-                    engine: EngineName::Firefox,
+                    engine: Engine::Firefox,
                     browser_version: None,
                     playwright_version: state.playwright_version.clone(),
                     session,
@@ -586,7 +586,7 @@ fn ready_session(namespace: &str, name: &str, uid: &str, display: Display) -> Se
         name: name.into(),
         phase: SessionPhase::Ready,
         display,
-        tier: Tier::Hot,
+        tier: StartTier::Hot,
         start_page: StartPage::None,
         clients: 0,
         end: None,
@@ -604,7 +604,7 @@ fn state(sessions: Vec<Session>, generation: u64) -> RunnerState {
     RunnerState {
         boot_id: "boot".into(),
         generation,
-        engine: Some(EngineName::Firefox),
+        engine: Some(Engine::Firefox),
         browser_version: None,
         playwright_version: "1.62".into(),
         draining: false,

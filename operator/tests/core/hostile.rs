@@ -4,14 +4,14 @@ use super::fleet::{on_pool, session};
 use crate::support::installation;
 use camofleet_crds::{
     conditions,
-    v1alpha1::{BrowserSession, BrowserSessionSpec, Display, EngineName, WorkerPool, WorkerPoolSpec},
+    v1alpha1::{BrowserSession, BrowserSessionSpec, Display, Engine, StartTier, WorkerPool, WorkerPoolSpec},
 };
 use camofleet_operator::core::{
     Change, Core, Effect, Event, Key, Monotonic, Node, Now, ReadFailure, Report,
     runner::pod_build::revision,
     runner::pod_read::{PartialPod, PendingReason, PodPhase, RunnerPod},
 };
-use camofleet_runner_api::{Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
+use camofleet_runner_api::{Hot, RunnerState, Session, SessionPhase, StartPage};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::{SignedDuration, Timestamp},
@@ -61,7 +61,7 @@ fn state(sessions: Vec<Session>, generation: u64) -> RunnerState {
     RunnerState {
         boot_id: "boot".into(),
         generation,
-        engine: Some(EngineName::Firefox),
+        engine: Some(Engine::Firefox),
         slots: 1,
         free,
         hot: Hot { headless: free, headful: 0 },
@@ -78,7 +78,7 @@ fn listed(uid: String, name: &str) -> Session {
         name: name.into(),
         phase: SessionPhase::Ready,
         display: Display::Headless,
-        tier: Tier::Hot,
+        tier: StartTier::Hot,
         start_page: StartPage::None,
         clients: 0,
         end: None,

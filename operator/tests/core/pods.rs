@@ -2,7 +2,8 @@
 
 use crate::support::installation;
 use camofleet_crds::v1alpha1::{
-    Autoscaling, Disruption, Limits, Prewarm, Rollout, Screen, Serving, WorkerPool, WorkerPoolSpec, WorkerPoolStatus,
+    Autoscaling, CurrentRevision, Disruption, Limits, Prewarm, Rollout, Screen, WorkerPool, WorkerPoolSpec,
+    WorkerPoolStatus,
 };
 use camofleet_operator::core::runner::pod_build::{Installation, Shape, revision, runner_pod};
 use k8s_openapi::{
@@ -55,9 +56,9 @@ fn a_published_shape_makes_the_same_pods() {
     spec.autoscaling =
         Some(Autoscaling { min_replicas: 0, max_replicas: 1, buffer_slots: 0, scale_down_delay_seconds: 0 });
     let shape = Shape::of(&Arc::new(pool.clone()), &installation());
-    let serving = shape.to_publish(&installation());
-    assert!(!serving.shape.contains("maxReplicas") && !serving.shape.contains("maxSessions"), "{}", serving.shape);
-    pool.status = Some(WorkerPoolStatus { serving: Some(serving), ..WorkerPoolStatus::default() });
+    let current = shape.to_publish(&installation());
+    assert!(!current.shape.contains("maxReplicas") && !current.shape.contains("maxSessions"), "{}", current.shape);
+    pool.status = Some(WorkerPoolStatus { current_revision: Some(current), ..WorkerPoolStatus::default() });
     // By now the spec and the installation's image have changed.
     pool.spec = WorkerPoolSpec::default();
     let published = Shape::published(&pool).unwrap();
@@ -65,10 +66,10 @@ fn a_published_shape_makes_the_same_pods() {
     let make = |shape: &Shape, installation| runner_pod(shape, installation, 0, None, "{}", false);
     assert_eq!(make(&published, &later), make(&shape, &installation()));
     // An operator of the previous version can read the spec.
-    let shape = pool.status.as_ref().unwrap().serving.as_ref().unwrap().shape.clone();
+    let shape = pool.status.as_ref().unwrap().current_revision.as_ref().unwrap().shape.clone();
     let read: WorkerPoolSpec = serde_json::from_str(&shape).unwrap();
     assert_eq!((read.slots_per_runner, read.screen.width), (3, 800));
-    pool.status.as_mut().unwrap().serving.as_mut().unwrap().shape = "{".into();
+    pool.status.as_mut().unwrap().current_revision.as_mut().unwrap().shape = "{".into();
     assert!(Shape::published(&pool).is_none(), "an invalid shape is ignored");
 }
 
@@ -78,8 +79,8 @@ const FORMER_SHAPE: &str = r#"{"slotsPerRunner":1,"allowedNamespaces":{"from":"S
 #[test]
 fn a_shape_from_the_previous_version_keeps_its_probe_port() {
     let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
-    let serving = Serving { revision: "0123456789".into(), shape: FORMER_SHAPE.into() };
-    pool.status = Some(WorkerPoolStatus { serving: Some(serving), ..WorkerPoolStatus::default() });
+    let current = CurrentRevision { revision: "0123456789".into(), shape: FORMER_SHAPE.into() };
+    pool.status = Some(WorkerPoolStatus { current_revision: Some(current), ..WorkerPoolStatus::default() });
     let published = Shape::published(&pool).unwrap();
     let made = |shape: &Shape| runner_pod(shape, &installation(), 0, None, "{}", false);
     let container = made(&published).spec.unwrap().containers.remove(0);
@@ -87,7 +88,7 @@ fn a_shape_from_the_previous_version_keeps_its_probe_port() {
     assert_eq!(ports(container), (vec![8070], ["http"; 2].map(String::from)), "its image has no probe port");
     // A later leader publishes the same shape again.
     let again = published.to_publish(&installation());
-    pool.status.as_mut().unwrap().serving = Some(again.clone());
+    pool.status.as_mut().unwrap().current_revision = Some(again.clone());
     let later = Shape::published(&pool).unwrap();
     assert_eq!(made(&later), made(&published));
     assert_eq!(again.revision, "0123456789");

@@ -4,7 +4,7 @@ use crate::support::installation;
 use camofleet_crds::{
     conditions,
     v1alpha1::{
-        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, EngineName, SessionState, WorkerPool,
+        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, Engine, SessionState, StartTier, WorkerPool,
         WorkerPoolSpec, WorkerPoolStatus,
     },
 };
@@ -13,7 +13,7 @@ use camofleet_operator::core::{
     runner::pod_build::revision,
     runner::pod_read::{PodPhase, RunnerPod},
 };
-use camofleet_runner_api::{BindResponse, Hot, RunnerState, Session, SessionPhase, StartPage, Tier};
+use camofleet_runner_api::{BindResponse, Hot, RunnerState, Session, SessionPhase, StartPage};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::{SignedDuration, Timestamp},
@@ -150,7 +150,7 @@ fn state_with(sessions: &[&str]) -> RunnerState {
         name: "s".into(),
         phase: SessionPhase::Ready,
         display: Display::Headless,
-        tier: Tier::Hot,
+        tier: StartTier::Hot,
         start_page: StartPage::None,
         clients: 0,
         end: None,
@@ -158,7 +158,7 @@ fn state_with(sessions: &[&str]) -> RunnerState {
     RunnerState {
         boot_id: "boot".into(),
         generation: 1 + u64::from(used),
-        engine: Some(EngineName::Firefox),
+        engine: Some(Engine::Firefox),
         browser_version: Some("153".into()),
         playwright_version: "1.62".into(),
         draining: false,
@@ -204,7 +204,7 @@ fn bind_answered() -> Event {
     let answer = BindResponse {
         boot_id: state.boot_id.clone(),
         generation: state.generation,
-        engine: EngineName::Firefox,
+        engine: Engine::Firefox,
         browser_version: state.browser_version.clone(),
         playwright_version: state.playwright_version.clone(),
         session: state.sessions[0].clone(),
@@ -445,7 +445,7 @@ fn ignores_answers_about_a_deleted_pool_of_the_same_name() {
 fn keeps_runners_when_the_template_becomes_too_large() {
     let mut leader = Leader::new();
     let pod = leader.pod();
-    leader.pool.spec.template.too_large = Some(1_400_000);
+    leader.pool.spec.template.oversized_bytes = Some(1_400_000);
     let (pool, pods) = (Arc::new(leader.pool.clone()), Event::Pods(Change::Listed(vec![pod])));
     let mut effects = leader.step([
         Event::Keys("{}".into()),

@@ -29,7 +29,7 @@ fn stalled(fleet: &Fleet) -> Option<String> {
 
 fn pool_revisions(fleet: &Fleet) -> (Option<String>, Option<String>) {
     let status = fleet.pool_status("own", "pool");
-    (status.revision, status.serving.map(|serving| serving.revision))
+    (status.revision, status.current_revision.map(|current| current.revision))
 }
 
 #[test]
@@ -39,14 +39,14 @@ fn replaces_runners_after_the_canary_is_warm() {
         fleet.pool("own", "pool", 4, reusable(max_unavailable));
         fleet.advance(2_000);
         assert_eq!(fleet.canaries.len(), 0, "the first shape needs no canary");
-        let (previous, serving) = pool_revisions(&fleet);
-        assert_eq!(previous, serving);
+        let (previous, current) = pool_revisions(&fleet);
+        assert_eq!(previous, current);
         // The canary becomes warm. The other new runners become warm later.
         (fleet.non_canaries_stay_cold, fleet.fewest_available) = (true, usize::MAX);
         fleet.edit("own", "pool", change_image);
         fleet.advance(10_000);
-        let (update, serving) = pool_revisions(&fleet);
-        assert!(update != previous && update == serving);
+        let (update, current) = pool_revisions(&fleet);
+        assert!(update != previous && update == current);
         assert_eq!(fleet.fewest_available, fewest, "maxUnavailable {max_unavailable}");
         fleet.non_canaries_stay_cold = false;
         fleet.make_warm("own", "pool");
@@ -94,8 +94,8 @@ fn a_failed_canary_stops_the_rollout() {
 
     fleet.canary_recovers();
     fleet.advance(10_000);
-    let (update, serving) = pool_revisions(&fleet);
-    assert_eq!((fleet.revisions(), serving), (vec![update.as_deref().unwrap(); 3], update.clone()));
+    let (update, current) = pool_revisions(&fleet);
+    assert_eq!((fleet.revisions(), current), (vec![update.as_deref().unwrap(); 3], update.clone()));
     assert_eq!(stalled(&fleet), None);
 }
 
@@ -113,7 +113,7 @@ fn a_canary_that_loads_no_page_fails_although_other_browsers_are_hot() {
 
 /// Sets the template to what remains of one that is too large.
 fn too_large(spec: &mut WorkerPoolSpec) {
-    spec.template = RunnerTemplate { too_large: Some(1_400_000), ..RunnerTemplate::default() };
+    spec.template = RunnerTemplate { oversized_bytes: Some(1_400_000), ..RunnerTemplate::default() };
 }
 
 #[test]

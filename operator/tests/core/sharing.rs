@@ -147,7 +147,7 @@ fn a_flooding_tenant_does_not_delay_others() {
     let weights = [("heavy".to_owned(), 2)].into();
     fleet.pool("own", "pool", 4, limited(Limits { tenant_weights: weights, ..Limits::default() }));
     fleet.create(sessions("flood", 40, &on_pool("own", "pool")));
-    assert_eq!(fleet.bind_order(), ["flood0", "flood1", "flood10", "flood11"], "in order of arrival and of UIDs");
+    assert_eq!(fleet.bind_order(), ["flood0", "flood1", "flood10", "flood11"], "in order of creation and of UIDs");
     fleet.create(sessions("heavy", 4, &on_pool("own", "pool")));
     fleet.create(sessions("light", 4, &on_pool("own", "pool")));
     for uid in ["flood0", "flood1", "flood10"] {
@@ -223,7 +223,7 @@ fn enforces_max_sessions_and_max_queued() {
     fleet.edit("own", "pool", |spec| spec.limits.max_queued = Some(0));
     fleet.advance(1_000);
     assert_eq!(fleet.queued(), 3, "admitted sessions keep waiting");
-    // A name that sorts first does not count as an earlier arrival than that of admitted sessions.
+    // A name that sorts first does not count as an earlier creation than that of admitted sessions.
     fleet.create(sessions("_", 2, &on_pool("own", "pool")));
     assert_eq!((fleet.queued(), fleet.ready_reason("_0").0.as_str()), (3, reasons::QUEUE_FULL));
 }
@@ -263,7 +263,7 @@ fn an_unplaceable_session_does_not_block_others() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 2, WorkerPoolSpec::default());
     let camoufox = BrowserSessionSpec {
-        engine: Some(camofleet_crds::v1alpha1::EngineName::Camoufox),
+        engine: Some(camofleet_crds::v1alpha1::Engine::Camoufox),
         ..BrowserSessionSpec::default()
     };
     fleet.create([session("own", "never", 1, camoufox), session("own", "now", 2, BrowserSessionSpec::default())]);

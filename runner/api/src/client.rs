@@ -51,8 +51,8 @@ pub struct RunnerClient {
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// The runner rejected the call, so it had no effect.
-    #[error("the runner refused: {0}")]
-    Refused(#[from] ErrorResponse),
+    #[error("the runner rejected the call: {0}")]
+    Rejected(#[from] ErrorResponse),
     /// The response does not conform to the runner's API.
     #[error("the runner sent an invalid response: {0}")]
     InvalidResponse(String),
@@ -130,7 +130,7 @@ impl RunnerClient {
     /// attempt. `traceparent` is the header of that name (W3C Trace Context), the parent of the runner's spans.
     ///
     /// # Errors
-    /// [`CallError::Refused`] when the runner has no free slot; the session then does not exist there. After any
+    /// [`CallError::Rejected`] when the runner has no free slot; the session then does not exist there. After any
     /// other error it may exist.
     pub async fn bind(
         &self,
@@ -154,7 +154,7 @@ impl RunnerClient {
     pub async fn end(&self, address: IpAddr, token: &str, uid: &str) -> Result<(), CallError> {
         let call = request_head(Method::DELETE, address, &format!("/v1/sessions/{uid}"), token);
         match self.call(call, Bytes::new()).await {
-            Err(CallError::Refused(ErrorResponse { reason: ErrorReason::UnknownSession, .. })) | Ok(_) => Ok(()),
+            Err(CallError::Rejected(ErrorResponse { reason: ErrorReason::UnknownSession, .. })) | Ok(_) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -240,7 +240,7 @@ async fn check_status(response: Response<Incoming>) -> Result<Response<Incoming>
     }
     let body = read_body(response).await?;
     Err(match serde_json::from_slice::<ErrorResponse>(&body) {
-        Ok(response) => CallError::Refused(ErrorResponse { message: truncate(&response.message), ..response }),
+        Ok(response) => CallError::Rejected(ErrorResponse { message: truncate(&response.message), ..response }),
         Err(_) => CallError::invalid_response(format_args!("{status}: {}", String::from_utf8_lossy(&body))),
     })
 }
@@ -441,7 +441,7 @@ mod tests {
             let client = RunnerClient::default();
             let error = client.bind(runner.address, "token", "uid", &request(), None).await.unwrap_err();
             let text = match &error {
-                CallError::Refused(response) => &response.message,
+                CallError::Rejected(response) => &response.message,
                 CallError::InvalidResponse(text) | CallError::Unreachable(text) => text,
             };
             assert!(text.contains("\u{e4}\u{e4}"), "{error}");

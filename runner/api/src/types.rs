@@ -1,6 +1,6 @@
 //! Request and response types of the runner's HTTP API. All of them are JSON with camelCase fields.
 
-use camofleet_crds::v1alpha1::{Display, EngineName, StartUrlWait};
+use camofleet_crds::v1alpha1::{Display, Engine, StartTier, StartUrlWait};
 use serde::{Deserialize, Serialize};
 
 /// The complete state of a runner: the response of `GET /v1/sessions`, and each line of `GET /v1/events`.
@@ -13,7 +13,7 @@ pub struct RunnerState {
     /// Increases with every change of this document. Comparable only within one boot id.
     pub generation: u64,
     /// The engine of the runner's browsers, once known.
-    pub engine: Option<EngineName>,
+    pub engine: Option<Engine>,
     /// Version that the browser reports (`153.7.0`); absent until the first launch succeeds.
     pub browser_version: Option<String>,
     /// Major and minor version of the Playwright server (`1.62`).
@@ -37,8 +37,9 @@ pub struct RunnerState {
 }
 
 impl RunnerState {
-    /// Maximum number of sessions that a runner with that number of slots lists: one per slot, and ended ones that
-    /// the operator has not acknowledged. The operator binds no more than that, so it rejects a longer list.
+    /// Maximum number of sessions that a runner with that number of slots lists: one per slot, and ended ones that the
+    /// operator has not acknowledged. The operator binds no more sessions than the runner has slots, so it rejects a
+    /// state with a longer list.
     pub const fn max_sessions(slots: u32) -> usize {
         2 * slots as usize + 16
     }
@@ -89,7 +90,7 @@ pub struct Session {
     /// Display of the session's browser.
     pub display: Display,
     /// Whether the session got a prewarmed browser.
-    pub tier: Tier,
+    pub tier: StartTier,
     /// Progress of the start page.
     pub start_page: StartPage,
     /// Number of clients connected to the session's Playwright server.
@@ -123,15 +124,6 @@ pub enum SessionPhase {
     Ended,
 }
 
-/// How a session got its browser.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Tier {
-    /// A prewarmed browser was bound.
-    Hot,
-    /// The browser was launched for the session.
-    Cold,
-}
-
 /// Progress of the start page.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all_fields = "camelCase")]
@@ -160,10 +152,12 @@ pub struct End {
     pub message: String,
 }
 
-/// Why a session ended, as its runner observed it. Each value is also a reason of the condition `Finished`.
+/// Why a session ended, as its runner observed it. Each value except `Deleted` is also a reason of the condition
+/// `Finished`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EndReason {
-    /// The operator deleted the session.
+    /// The operator deleted the session. Only a session that the present leader did not delete shows it in its status,
+    /// as `RunnerLost`.
     Deleted,
     /// No activity for `idleTimeoutSeconds`.
     IdleTimeout,
@@ -220,7 +214,7 @@ pub struct BindResponse {
     /// Generation of a [`RunnerState`] that lists the session; after the first `PUT`, the first generation that does.
     pub generation: u64,
     /// Engine of the session's browser.
-    pub engine: EngineName,
+    pub engine: Engine,
     /// Version that the browser reports; absent until the runner's first launch succeeds.
     pub browser_version: Option<String>,
     /// Major and minor version of the Playwright server.
@@ -260,7 +254,7 @@ pub enum ErrorReason {
     TokenUsed,
     /// A leader with a higher epoch has already called this runner.
     StaleEpoch,
-    /// The session has reached its limit of clients and viewers.
+    /// The session has reached its limit of Playwright clients and live-view clients.
     TooManyConnections,
 }
 

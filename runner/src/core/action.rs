@@ -23,8 +23,16 @@ pub(super) enum Verdict {
     Allowed,
     /// The call succeeds without an effect.
     NoChange,
-    /// The call fails. Holds the rest of a sentence that begins with the session.
-    Denied(&'static str),
+    /// The call fails.
+    Rejected(WrongPhase),
+}
+
+/// Why a phase does not allow an action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WrongPhase {
+    Starting,
+    /// Also a session that is being torn down.
+    Ended,
 }
 
 pub(super) fn verdict(phase: SessionPhase, action: Action) -> Verdict {
@@ -41,10 +49,10 @@ pub(super) fn verdict(phase: SessionPhase, action: Action) -> Verdict {
         (Ready, Touch) => Verdict::Allowed,
         // The idle time of a starting session has not begun.
         (Starting, Touch) => Verdict::NoChange,
-        (Ending | Ended, Touch) => Verdict::Denied("has ended"),
-        (Starting, Connect | View) => Verdict::Denied("is still starting: wait until it is Ready"),
+        (Ending | Ended, Touch) => Verdict::Rejected(WrongPhase::Ended),
+        (Starting, Connect | View) => Verdict::Rejected(WrongPhase::Starting),
         (Ready, Connect | View) => Verdict::Allowed,
-        (Ending | Ended, Connect | View) => Verdict::Denied("has ended"),
+        (Ending | Ended, Connect | View) => Verdict::Rejected(WrongPhase::Ended),
     }
 }
 
@@ -56,7 +64,7 @@ mod tests {
     fn rejects_actions_that_the_phase_does_not_allow() {
         use SessionPhase::{Ended, Ending, Ready, Starting};
         let phases_rejecting = |action| {
-            let rejects = |phase: &SessionPhase| matches!(verdict(*phase, action), Verdict::Denied(_));
+            let rejects = |phase: &SessionPhase| matches!(verdict(*phase, action), Verdict::Rejected(_));
             [Starting, Ready, Ending, Ended].into_iter().filter(rejects).collect::<Vec<_>>()
         };
         assert_eq!(phases_rejecting(Action::Bind), []);

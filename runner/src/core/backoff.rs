@@ -20,34 +20,34 @@ struct Failure {
     /// Consecutive failures including this one.
     count: u32,
     /// Whether a browser has become ready since.
-    ready_since: bool,
+    was_ready: bool,
     /// Whether a browser launched since has been up for [`STABLE_AFTER`].
-    stable_since: bool,
+    was_stable: bool,
 }
 
 impl Backoff {
     pub(super) fn failed(&mut self, now: Instant) {
-        let in_a_row = self.last.filter(|failure| !failure.stable_since);
+        let in_a_row = self.last.filter(|failure| !failure.was_stable);
         let count = in_a_row.map_or(0, |failure| failure.count).saturating_add(1);
-        self.last = Some(Failure { at: now, count, ready_since: false, stable_since: false });
+        self.last = Some(Failure { at: now, count, was_ready: false, was_stable: false });
     }
 
     pub(super) fn browser_ready(&mut self) {
         if let Some(failure) = &mut self.last {
-            failure.ready_since = true;
+            failure.was_ready = true;
         }
     }
 
     /// Records that a browser, ready since `since`, is still running.
     pub(super) fn browser_running(&mut self, since: Instant, now: Instant) {
         if let Some(failure) = &mut self.last {
-            failure.stable_since |= since > failure.at && since + STABLE_AFTER <= now;
+            failure.was_stable |= since > failure.at && since + STABLE_AFTER <= now;
         }
     }
 
     /// Whether a browser has failed and none has become ready since.
     pub(super) fn is_failing(&self) -> bool {
-        self.last.is_some_and(|failure| !failure.ready_since)
+        self.last.is_some_and(|failure| !failure.was_ready)
     }
 
     /// Time before which no browser is prewarmed.

@@ -8,23 +8,23 @@
 mod tests;
 
 use crate::core::{
-    action::{Action, Verdict, verdict},
+    action::{Action, Verdict, WrongPhase, verdict},
     backoff::Backoff,
     messages::{Effect, Event},
-    plan::{Kind, Plan},
+    plan::{DisplayKind, Plan},
     session::Session,
     sessions::Sessions,
     smoke_test::SmokeTest,
     stack::{LAUNCH_TIMEOUT, Overdue, Purpose, StackId, Stacks},
 };
-use camofleet_crds::v1alpha1::{Display, StartUrlWait};
+use camofleet_crds::v1alpha1::{Display, StartTier, StartUrlWait};
 use camofleet_runner_api::{
-    self as api, BindRequest, End, EndReason, ErrorReason, ErrorResponse, RunnerState, SessionReport, Tier,
+    self as api, BindRequest, End, EndReason, ErrorReason, ErrorResponse, RunnerState, SessionReport,
 };
 use std::time::Instant;
 
 /// The page that a browser loads in the smoke test.
-const SMOKE_TEST_PAGE: &str = "data:text/html,<title>proof</title>";
+const SMOKE_TEST_PAGE: &str = "data:text/html,<title>smoke test</title>";
 
 /// The state of a runner. A single driver owns it.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Machine {
                 Ok(())
             }
             Some(Verdict::NoChange) => Ok(()),
-            Some(Verdict::Denied(why)) => Err(wrong_phase(uid, why)),
+            Some(Verdict::Rejected(why)) => Err(wrong_phase(uid, why)),
         };
         (result, self.reconcile(now))
     }
@@ -197,24 +197,21 @@ impl Machine {
     }
 
     fn admit(&mut self, uid: &str, request: BindRequest, now: Instant) -> Result<(), ErrorResponse> {
-        let refuse = |reason, message: String| Err(ErrorResponse { reason, message });
+        let reject = |reason, message: String| Err(ErrorResponse { reason, message });
         if self.draining_since.is_some() {
-            return refuse(
-                ErrorReason::Draining,
-                "this runner is draining and accepts no new session: choose another".into(),
-            );
+            return reject(ErrorReason::Draining, "this runner is draining and accepts no new session".into());
         }
         if self.is_spent() {
             let served = self.sessions.served();
-            let message = format!("this runner has served its total of {served} sessions: choose another");
-            return refuse(ErrorReason::NoFreeSlot, message);
+            let message = format!("this runner has served its total of {served} sessions");
+            return reject(ErrorReason::NoFreeSlot, message);
         }
         if self.free() == 0 {
-            let message = format!("all {} slots of this runner are occupied: choose another", self.plan.slots);
-            return refuse(ErrorReason::NoFreeSlot, message);
+            let message = format!("all {} slots of this runner are occupied", self.plan.slots);
+            return reject(ErrorReason::NoFreeSlot, message);
         }
         let hot = self.stacks.pick_hot(request.display.into(), now);
-        let tier = if hot.is_some() { Tier::Hot } else { Tier::Cold };
+        let tier = if hot.is_some() { StartTier::Hot } else { StartTier::Cold };
         self.sessions.add(uid, Session::new(request, tier, now));
         if let Some(stack) = hot {
             self.assign(uid, stack, now);
@@ -309,7 +306,7 @@ impl Machine {
         let session = self.sessions.get(uid).ok_or_else(|| unknown(uid))?;
         match verdict(session.phase(), action) {
             Verdict::Allowed | Verdict::NoChange => Ok(session),
-            Verdict::Denied(why) => Err(wrong_phase(uid, why)),
+            Verdict::Rejected(why) => Err(wrong_phase(uid, why)),
         }
     }
 
@@ -417,17 +414,21 @@ impl Machine {
     }
 
     /// Returns the kind of hot browser that is furthest below its configured number.
-    fn missing_kind(&self) -> Option<Kind> {
+    fn missing_kind(&self) -> Option<DisplayKind> {
         if self.stacks.count_unassigned() >= self.free() as usize {
             return None;
         }
-        let missing = |kind: Kind| kind.of(self.plan.prewarm).saturating_sub(self.stacks.count_unassigned_of(kind));
-        [Kind::Headful, Kind::Headless].into_iter().filter(|kind| missing(*kind) > 0).max_by_key(|kind| missing(*kind))
+        let missing =
+            |kind: DisplayKind| kind.count_in(self.plan.prewarm).saturating_sub(self.stacks.count_unassigned_of(kind));
+        [DisplayKind::Headful, DisplayKind::Headless]
+            .into_iter()
+            .filter(|kind| missing(*kind) > 0)
+            .max_by_key(|kind| missing(*kind))
     }
 
     /// Launches a browser for a session. When prewarms use all launch capacity, the newest of them is stopped. It is
     /// of the other kind, because the session would have taken one of its own kind.
-    fn launch_for_session(&mut self, kind: Kind, now: Instant) -> Option<StackId> {
+    fn launch_for_session(&mut self, kind: DisplayKind, now: Instant) -> Option<StackId> {
         if self.has_stack_capacity() && !self.has_launch_capacity() {
             self.stop_stack(self.stacks.newest_launching()?);
         }
@@ -442,7 +443,7 @@ impl Machine {
         self.stacks.count_launching() < self.plan.launches as usize
     }
 
-    fn launch(&mut self, kind: Kind, purpose: Purpose, now: Instant) -> Option<StackId> {
+    fn launch(&mut self, kind: DisplayKind, purpose: Purpose, now: Instant) -> Option<StackId> {
         if !self.has_stack_capacity() || !self.has_launch_capacity() {
             return None;
         }
@@ -490,6 +491,10 @@ fn unknown(uid: &str) -> ErrorResponse {
     ErrorResponse { reason: ErrorReason::UnknownSession, message: format!("no session {uid} on this runner") }
 }
 
-fn wrong_phase(uid: &str, why: &str) -> ErrorResponse {
-    ErrorResponse { reason: ErrorReason::WrongPhase, message: format!("session {uid} {why}") }
+fn wrong_phase(uid: &str, why: WrongPhase) -> ErrorResponse {
+    let message = match why {
+        WrongPhase::Starting => format!("session {uid} is still starting: wait until it is Ready"),
+        WrongPhase::Ended => format!("session {uid} has ended"),
+    };
+    ErrorResponse { reason: ErrorReason::WrongPhase, message }
 }

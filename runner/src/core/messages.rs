@@ -1,6 +1,6 @@
 //! The core's messages: events in, effects out.
 
-use crate::core::{plan::Kind, stack::StackId};
+use crate::core::{plan::DisplayKind, stack::StackId};
 use camofleet_crds::v1alpha1::StartUrlWait;
 
 /// Something that happened outside the core.
@@ -67,7 +67,7 @@ pub enum Effect {
         /// Id of the new stack.
         stack: StackId,
         /// Whether the browser has a display.
-        kind: Kind,
+        kind: DisplayKind,
     },
     /// Open a page. The driver replies with `PageFinished`.
     OpenPage {

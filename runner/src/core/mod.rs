@@ -20,6 +20,6 @@ mod term;
 pub use action::Action;
 pub use machine::Machine;
 pub use messages::{Effect, Event};
-pub use plan::{Kind, Plan};
+pub use plan::{DisplayKind, Plan};
 pub use stack::StackId;
 pub use term::{Epochs, Term};

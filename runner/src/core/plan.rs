@@ -6,16 +6,16 @@ use std::time::Duration;
 
 /// Whether a browser has a display. It is fixed at launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Kind {
+pub enum DisplayKind {
     /// Without a display.
     Headless,
     /// On a display, which clients can view.
     Headful,
 }
 
-impl Kind {
+impl DisplayKind {
     /// Returns the number of hot browsers of this kind.
-    pub(super) fn of(self, hot: Hot) -> u32 {
+    pub(super) fn count_in(self, hot: Hot) -> u32 {
         match self {
             Self::Headless => hot.headless,
             Self::Headful => hot.headful,
@@ -23,7 +23,7 @@ impl Kind {
     }
 }
 
-impl From<Display> for Kind {
+impl From<Display> for DisplayKind {
     fn from(display: Display) -> Self {
         match display {
             Display::Headless => Self::Headless,
@@ -42,7 +42,7 @@ pub struct Plan {
     /// Number of hot browsers to keep ready, in total at most `slots`.
     pub prewarm: Hot,
     /// Kind of browser that has to load a page once before the runner counts as warm.
-    pub smoke_test: Option<Kind>,
+    pub smoke_test: Option<DisplayKind>,
     /// Maximum number of concurrent launches.
     pub launches: u32,
     /// How long live sessions continue after the runner has begun to drain.

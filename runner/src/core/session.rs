@@ -15,16 +15,16 @@
 //!             Ended ────► DELETE: removed from the list (at once if a DELETE ended the session)
 //! ```
 
-use crate::core::{plan::Kind, stack::StackId};
-use camofleet_crds::v1alpha1::{Display, StartUrlWait};
-use camofleet_runner_api::{self as api, BindRequest, End, EndReason, SessionPhase, StartPage, Tier};
+use crate::core::{plan::DisplayKind, stack::StackId};
+use camofleet_crds::v1alpha1::{Display, StartTier, StartUrlWait};
+use camofleet_runner_api::{self as api, BindRequest, End, EndReason, SessionPhase, StartPage};
 use std::time::{Duration, Instant};
 
 /// A session, from its accepted `PUT` until its removal from the list.
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     request: BindRequest,
-    tier: Tier,
+    tier: StartTier,
     start_page: StartPage,
     bound: Instant,
     phase: Phase,
@@ -44,7 +44,7 @@ enum Phase {
 
 impl Session {
     /// Creates an accepted session without a browser.
-    pub(super) fn new(request: BindRequest, tier: Tier, now: Instant) -> Self {
+    pub(super) fn new(request: BindRequest, tier: StartTier, now: Instant) -> Self {
         let start_page = match (&request.start_url, request.start_url_wait) {
             (Some(_), StartUrlWait::DomContentLoaded | StartUrlWait::Load) => StartPage::Loading,
             (Some(_), StartUrlWait::None) | (None, _) => StartPage::None,
@@ -178,7 +178,7 @@ impl Session {
         self.request.display
     }
 
-    pub(super) fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> DisplayKind {
         self.request.display.into()
     }
 

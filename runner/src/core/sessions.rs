@@ -1,6 +1,6 @@
 //! The sessions of a runner, looked up by UID or by stack.
 
-use crate::core::{plan::Kind, session::Session, stack::StackId};
+use crate::core::{plan::DisplayKind, session::Session, stack::StackId};
 use camofleet_crds::v1alpha1::StartUrlWait;
 use camofleet_runner_api::{BindRequest, End};
 use std::{
@@ -131,7 +131,7 @@ impl Sessions {
     }
 
     /// Sessions without a browser, in order of arrival.
-    pub(super) fn waiting(&self) -> Vec<(String, Kind)> {
+    pub(super) fn waiting(&self) -> Vec<(String, DisplayKind)> {
         let waiting = self.list.iter().filter(|(_, session)| session.is_waiting());
         waiting.map(|(uid, session)| (uid.clone(), session.kind())).collect()
     }

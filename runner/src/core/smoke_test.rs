@@ -1,6 +1,6 @@
 //! The smoke test of a runner: a browser has to be launched and load a page before the runner counts as warm.
 
-use crate::core::{plan::Kind, stack::StackId};
+use crate::core::{plan::DisplayKind, stack::StackId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SmokeTest(State);
@@ -8,21 +8,21 @@ pub(super) struct SmokeTest(State);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// A browser of that kind has yet to be launched for the test.
-    Pending(Kind),
+    Pending(DisplayKind),
     /// That browser is launching or loading the page.
-    Running(Kind, StackId),
+    Running(DisplayKind, StackId),
     /// The test has passed, or the plan does not require one.
     Passed,
 }
 
 impl SmokeTest {
     /// A test with a browser of that kind, or no test.
-    pub(super) fn new(kind: Option<Kind>) -> Self {
+    pub(super) fn new(kind: Option<DisplayKind>) -> Self {
         Self(kind.map_or(State::Passed, State::Pending))
     }
 
     /// Returns the kind of browser to launch, if the test is pending.
-    pub(super) fn pending_kind(&self) -> Option<Kind> {
+    pub(super) fn pending_kind(&self) -> Option<DisplayKind> {
         match self.0 {
             State::Pending(kind) => Some(kind),
             State::Running(..) | State::Passed => None,

@@ -8,7 +8,7 @@
 //!     └──────────────────────▲
 //! ```
 
-use crate::core::plan::Kind;
+use crate::core::plan::DisplayKind;
 use camofleet_runner_api::{EndReason, Hot};
 use std::{
     collections::BTreeMap,
@@ -47,7 +47,7 @@ pub(super) enum Purpose {
 
 #[derive(Clone, Debug)]
 struct Stack {
-    kind: Kind,
+    kind: DisplayKind,
     purpose: Purpose,
     state: State,
 }
@@ -92,7 +92,7 @@ impl Stack {
         self.last_pong().is_some_and(|last_pong| now < last_pong + RESPONSIVE_WINDOW)
     }
 
-    /// Returns when the stack times out, and in what.
+    /// Returns when the stack times out, and during which operation.
     fn timeout(&self) -> Option<(Instant, Overdue)> {
         match (&self.state, self.purpose) {
             (State::Launching { since }, _) => Some((*since + LAUNCH_TIMEOUT, Overdue::Launch)),
@@ -117,7 +117,7 @@ impl Stack {
     }
 }
 
-/// The operation in which a stack timed out.
+/// The operation during which a stack timed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Overdue {
     Launch,
@@ -134,7 +134,7 @@ pub(super) struct Stacks {
 }
 
 impl Stacks {
-    pub(super) fn launch(&mut self, kind: Kind, purpose: Purpose, now: Instant) -> StackId {
+    pub(super) fn launch(&mut self, kind: DisplayKind, purpose: Purpose, now: Instant) -> StackId {
         let id = StackId(self.next);
         self.next += 1;
         self.stacks.insert(id, Stack { kind, purpose, state: State::Launching { since: now } });
@@ -205,7 +205,7 @@ impl Stacks {
         due
     }
 
-    /// Returns the stacks that have timed out, and in what.
+    /// Returns the stacks that have timed out, and during which operation.
     pub(super) fn overdue(&self, now: Instant) -> Vec<(StackId, Overdue)> {
         let overdue = |(id, stack): (&StackId, &Stack)| {
             let (at, what) = stack.timeout()?;
@@ -255,7 +255,7 @@ impl Stacks {
         self.unassigned().count()
     }
 
-    pub(super) fn count_unassigned_of(&self, kind: Kind) -> u32 {
+    pub(super) fn count_unassigned_of(&self, kind: DisplayKind) -> u32 {
         count(self.unassigned().filter(|(_, stack)| stack.kind == kind))
     }
 
@@ -268,17 +268,17 @@ impl Stacks {
     pub(super) fn hot(&self, now: Instant) -> Hot {
         let responsive =
             |kind| count(self.unassigned().filter(|(_, stack)| stack.kind == kind && stack.is_responsive(now)));
-        Hot { headless: responsive(Kind::Headless), headful: responsive(Kind::Headful) }
+        Hot { headless: responsive(DisplayKind::Headless), headful: responsive(DisplayKind::Headful) }
     }
 
     /// Returns the hot browser of that kind with the most recent answer to a ping.
-    pub(super) fn pick_hot(&self, kind: Kind, now: Instant) -> Option<StackId> {
+    pub(super) fn pick_hot(&self, kind: DisplayKind, now: Instant) -> Option<StackId> {
         let hot = self.unassigned().filter(|(_, stack)| stack.kind == kind && stack.is_responsive(now));
         hot.max_by_key(|(_, stack)| stack.last_pong()).map(|(id, _)| id)
     }
 
     /// Returns the oldest prewarm of that kind that is still launching.
-    pub(super) fn oldest_launching(&self, kind: Kind) -> Option<StackId> {
+    pub(super) fn oldest_launching(&self, kind: DisplayKind) -> Option<StackId> {
         self.unassigned().find(|(_, stack)| stack.kind == kind && stack.is_launching()).map(|(id, _)| id)
     }
 
@@ -290,7 +290,7 @@ impl Stacks {
     /// Returns the unassigned stack to stop first: an unresponsive one, otherwise one of the kind that exceeds its
     /// configured number most.
     pub(super) fn least_useful(&self, prewarm: Hot, now: Instant) -> Option<StackId> {
-        let surplus = |kind: Kind| i64::from(self.count_unassigned_of(kind)) - i64::from(kind.of(prewarm));
+        let surplus = |kind: DisplayKind| i64::from(self.count_unassigned_of(kind)) - i64::from(kind.count_in(prewarm));
         let worst = self.unassigned().max_by_key(|(_, stack)| {
             let serves = stack.is_launching() || stack.is_responsive(now);
             (!serves, surplus(stack.kind))

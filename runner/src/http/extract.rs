@@ -90,7 +90,7 @@ impl FromRequestParts<AppState> for GatewayOnSession {
         let caller = app.authenticator.authenticate(parts)?;
         let uid = uid(parts, app).await?;
         match caller {
-            Caller::Gateway { session, scope, once: single_use_id } if session == uid => {
+            Caller::Gateway { session, scope, single_use_id } if session == uid => {
                 Ok(Self { uid, scope, single_use_id })
             }
             Caller::Gateway { .. } => Err(forbidden("the token is for another session")),

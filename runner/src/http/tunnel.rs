@@ -106,7 +106,8 @@ pub(crate) async fn playwright(
     Ok(Response::from_parts(parts, Body::empty()))
 }
 
-/// Connects a viewer to the session's display. Bytes pass through unfiltered: the gateway enforces the viewer's scope.
+/// Connects a live-view client to the session's display. Bytes pass through unfiltered: the gateway enforces the
+/// client's scope.
 pub(crate) async fn vnc(
     caller: GatewayOnSession,
     State(AppState { runner, tunnels, .. }): State<AppState>,
@@ -130,15 +131,15 @@ pub(crate) async fn vnc(
         }
     }
     let server = UnixStream::connect(&endpoints.vnc).await.map_err(|error| unreachable(&caller.uid, &error))?;
-    tracing::info!(session = caller.uid, scope = ?caller.scope, "viewer connected");
+    tracing::info!(session = caller.uid, scope = ?caller.scope, "live-view client connected");
     let connection = request.extensions().get::<ConnectionHandle>().cloned();
     let client: OnUpgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
         let _guards = (connection, permit);
         if let Ok(client) = client.await {
-            relay(TokioIo::new(client), server, endpoints.closed, copy_viewer_bytes).await;
+            relay(TokioIo::new(client), server, endpoints.closed, copy_client_bytes).await;
         }
-        tracing::info!(session = caller.uid, "viewer disconnected");
+        tracing::info!(session = caller.uid, "live-view client disconnected");
     });
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -222,7 +223,7 @@ async fn relay<Client, Server, Upstream, Copying>(
     timeout(CLOSE_TIMEOUT, upstream).await.ok();
 }
 
-async fn copy_viewer_bytes(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+async fn copy_client_bytes(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     match copy(&mut from, &mut to).await {
         Ok(()) => to.shutdown().await,
         Err(_) => drain(from).await,
@@ -327,7 +328,7 @@ mod tests {
             server.write_all(&sent_bytes).await.unwrap();
             drop(server);
             closed.cancel();
-            relay(client_side, server_side, closed, copy_viewer_bytes).await;
+            relay(client_side, server_side, closed, copy_client_bytes).await;
         };
         (client, relayed)
     }
@@ -366,7 +367,7 @@ mod tests {
             received
         };
         let (received, ()) =
-            tokio::join!(received, relay(client_side, server_side, CancellationToken::new(), copy_viewer_bytes));
+            tokio::join!(received, relay(client_side, server_side, CancellationToken::new(), copy_client_bytes));
         assert_eq!(received, b"a Close frame");
     }
 

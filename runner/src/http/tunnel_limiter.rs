@@ -9,7 +9,7 @@ use std::{
 /// Counts the tunnels of each session, so that no session can use up the connections that others need.
 #[derive(Debug)]
 pub(crate) struct TunnelLimiter {
-    /// Clients and viewers together.
+    /// Playwright clients and live-view clients together.
     max_per_session: usize,
     open: Mutex<HashMap<String, usize>>,
 }
@@ -33,7 +33,7 @@ impl TunnelLimiter {
         let count = open.entry(session.to_owned()).or_default();
         if *count >= self.max_per_session {
             let message = format!(
-                "session {session} has reached its limit of {} clients and viewers: close one before you connect another",
+                "session {session} has reached its limit of {} Playwright and live-view clients: close one before you connect another",
                 self.max_per_session
             );
             return Err(ErrorResponse { reason: ErrorReason::TooManyConnections, message });

@@ -84,10 +84,10 @@ pub(crate) fn start(mark: &Mark, dir: &Path, screen: Screen) -> Result<(Process,
         // RFB only on its Unix socket, X11 only on its socket file: no TCP, and no abstract socket, which has no file
         // mode.
         .args(["-rfbport", "-1", "-SecurityTypes", "None", "-AlwaysShared", "-nolisten", "tcp", "-nolisten", "local"])
-        // Xvnc blacklists by address, and all viewers share the socket's: a few incomplete handshakes would lock out
-        // every viewer.
+        // Xvnc blacklists by address, and all clients share the socket's: a few incomplete handshakes would lock out
+        // every client.
         .arg("-UseBlacklist=0")
-        // A viewer's SetDesktopSize message crashes this server unless the server rejects it.
+        // A client's SetDesktopSize message crashes this server unless the server rejects it.
         .arg("-AcceptSetDesktopSize=0")
         .arg("-rfbunixpath")
         .arg(dir.join(VNC_SOCKET))

@@ -70,9 +70,12 @@ impl Mark {
             rounds += 1;
             if rounds.is_multiple_of(100) {
                 match left {
-                    Ok(_) => tracing::warn!(mark = self.0, "kept the slot: killed processes have not exited"),
+                    Ok(_) => tracing::warn!(
+                        mark = self.0,
+                        "the slot stays occupied, because killed processes have not exited"
+                    ),
                     Err(error) => {
-                        tracing::warn!(mark = self.0, %error, "kept the slot: could not list processes");
+                        tracing::warn!(mark = self.0, %error, "the slot stays occupied, because the processes could not be listed");
                     }
                 }
             }

@@ -3,14 +3,14 @@
 
 use crate::{
     config::{BrowserSettings, Screen},
-    core::{Event, Kind, StackId},
+    core::{DisplayKind, Event, StackId},
     supervisor::{
         display,
         lines::Lines,
         process::{Mark, Process, describe_exit, remove_directory, with_output},
     },
 };
-use camofleet_crds::v1alpha1::{EngineName, StartUrlWait};
+use camofleet_crds::v1alpha1::{Engine, StartUrlWait};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashSet,
@@ -96,7 +96,7 @@ impl Stack {
     /// Launches a browser. Sends `Launched` or `Failed`, then further events, and finally `Removed`.
     pub(crate) fn launch(
         id: StackId,
-        kind: Kind,
+        kind: DisplayKind,
         boot_id: &str,
         settings: &Arc<BrowserSettings>,
         events: UnboundedSender<Event>,
@@ -157,7 +157,7 @@ pub(crate) fn prepare(state_dir: &Path) -> io::Result<()> {
 
 struct Task {
     id: StackId,
-    kind: Kind,
+    kind: DisplayKind,
     dir: PathBuf,
     mark: Mark,
     /// Process id of the browser, once launched.
@@ -180,7 +180,7 @@ struct Resources {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct LaunchRequest<'a> {
-    engine: EngineName,
+    engine: Engine,
     executable: &'a Path,
     dir: &'a Path,
     ws_path: &'a str,
@@ -197,22 +197,10 @@ struct LaunchRequest<'a> {
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum LauncherEvent {
-    Ready {
-        version: String,
-        browser_pid: i32,
-    },
-    Failed {
-        message: String,
-    },
-    Exited {
-        code: Option<i32>,
-        signal: Option<String>,
-        #[serde(rename = "lastWords")]
-        output: Vec<String>,
-    },
-    StartPage {
-        error: Option<String>,
-    },
+    Ready { version: String, browser_pid: i32 },
+    Failed { message: String },
+    Exited { code: Option<i32>, signal: Option<String>, output: Vec<String> },
+    PageFinished { error: Option<String> },
     Pong,
 }
 
@@ -279,7 +267,7 @@ impl Task {
                 self.send_event(Event::Launched { stack, version });
             }
             LauncherEvent::Pong => self.send_event(Event::PingAnswered { stack }),
-            LauncherEvent::StartPage { error } => self.send_event(Event::PageFinished { stack, error }),
+            LauncherEvent::PageFinished { error } => self.send_event(Event::PageFinished { stack, error }),
             LauncherEvent::Failed { message } => return Err(self.cause_of_exit(message).await),
             LauncherEvent::Exited { code, signal, output } => {
                 let sentence = format!("the browser {}", describe_exit(code, signal.as_deref()));
@@ -302,8 +290,8 @@ impl Task {
 
     async fn start_display(&mut self) -> Result<Option<String>, String> {
         match self.kind {
-            Kind::Headless => Ok(None),
-            Kind::Headful => {
+            DisplayKind::Headless => Ok(None),
+            DisplayKind::Headful => {
                 let (xvnc, number) = display::start(&self.mark, &self.dir, self.settings.screen)?;
                 let (xvnc, number) =
                     (self.resources.display.insert(xvnc), self.resources.display_number.insert(number));
@@ -326,7 +314,7 @@ impl Task {
 
     fn launch_request(&self) -> LaunchRequest<'_> {
         let Screen { width, height } = self.settings.screen;
-        let camoufox_config = (self.settings.engine == EngineName::Camoufox).then(|| {
+        let camoufox_config = (self.settings.engine == Engine::Camoufox).then(|| {
             // The fingerprint's screen size matches the real one.
             serde_json::json!({
                 "screen.width": width, "screen.height": height, "screen.availWidth": width, "screen.availHeight": height,
@@ -338,7 +326,7 @@ impl Task {
             executable: &self.settings.executable,
             dir: &self.dir,
             ws_path: &self.endpoints.ws_path,
-            headless: self.kind == Kind::Headless,
+            headless: self.kind == DisplayKind::Headless,
             screen: self.settings.screen,
             grace_ms: RECONNECT_GRACE.as_millis(),
             template: self.settings.template.as_deref(),

@@ -20,7 +20,7 @@ pub struct Counts {
     /// Open connections, including upgraded ones.
     pub connections: usize,
     /// Unauthenticated connections, and unauthenticated requests in progress behind trusted proxies.
-    pub anonymous: usize,
+    pub unauthenticated: usize,
     /// Total of connections and requests that were shed for new ones.
     pub shed: u64,
     /// Total of new connections that were closed at once because none could be shed.
@@ -121,10 +121,10 @@ impl Limiter {
         let held = sheddable.by_address.get(&address).map_or(0, BTreeSet::len);
         let is_shed = if kind == Kind::Proxy {
             false
-        } else if address.is_some() && held >= self.limits.anonymous_per_address {
+        } else if address.is_some() && held >= self.limits.unauthenticated_per_address {
             sheddable.shed_oldest_of(address)
         } else {
-            sheddable.entries.len() >= self.limits.anonymous && sheddable.shed_from_busiest()
+            sheddable.entries.len() >= self.limits.unauthenticated && sheddable.shed_from_busiest()
         };
         table.counts.shed += u64::from(is_shed);
         let id = table.next;
@@ -161,7 +161,7 @@ impl Limiter {
 
 impl Table {
     fn counts(&self) -> Counts {
-        Counts { anonymous: self.connections.entries.len() + self.requests.entries.len(), ..self.counts }
+        Counts { unauthenticated: self.connections.entries.len() + self.requests.entries.len(), ..self.counts }
     }
 
     fn sheddable(&mut self, kind: Kind) -> &mut SheddableSet {

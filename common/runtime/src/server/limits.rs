@@ -10,10 +10,10 @@ pub struct Limits {
     pub connections: usize,
     /// Maximum number of unauthenticated connections, and also of unauthenticated requests behind trusted proxies.
     /// Beyond it, the server sheds the oldest one of the address with most.
-    pub anonymous: usize,
+    pub unauthenticated: usize,
     /// Maximum number of unauthenticated connections or requests per address (for IPv6, per /64). Beyond it, the server
     /// sheds the oldest one of that address.
-    pub anonymous_per_address: usize,
+    pub unauthenticated_per_address: usize,
     /// Maximum duration from the accept to the end of the first request head.
     pub first_head: Duration,
     /// Maximum duration from the end of a request head to the end of the response, including the request body.
@@ -32,8 +32,8 @@ impl Limits {
     /// it can.
     pub const PROBES: Self = Self {
         connections: 128,
-        anonymous: 64,
-        anonymous_per_address: 16,
+        unauthenticated: 64,
+        unauthenticated_per_address: 16,
         first_head: Duration::from_secs(5),
         exchange: Duration::from_secs(10),
         idle: Duration::from_secs(1),

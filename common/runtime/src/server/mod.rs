@@ -109,11 +109,11 @@ impl Server {
 
     fn admit(&self, peer: SocketAddr) -> Option<Arc<Connection>> {
         let connection = Connection::open(&self.limiter, peer.ip(), self.proxies.clone());
-        if let Some(Counts { connections, anonymous, shed, refused }) = self.limiter.take_report() {
+        if let Some(Counts { connections, unauthenticated, shed, refused }) = self.limiter.take_report() {
             tracing::warn!(
                 listener = self.name,
                 connections,
-                anonymous,
+                unauthenticated,
                 shed,
                 refused,
                 "closed connections because too many were open"

@@ -19,7 +19,7 @@ use camofleet_e2e::{
     rfb,
     wait::poll,
 };
-use camofleet_testkit::rfb::Viewer;
+use camofleet_testkit::rfb::RfbClient;
 use kube::ResourceExt;
 use nix::{
     sys::signal::{Signal, killpg},
@@ -196,7 +196,7 @@ fn stat(pid: i32) -> Result<Vec<String>> {
     Ok(fields.split_whitespace().map(str::to_owned).collect())
 }
 
-async fn at_websockify(address: &str) -> Result<Viewer<impl AsyncRead + AsyncWrite + Unpin>> {
+async fn at_websockify(address: &str) -> Result<RfbClient<impl AsyncRead + AsyncWrite + Unpin>> {
     let mut request = format!("ws://{address}/").into_client_request()?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("binary"));
     rfb::viewer_over(connect_async(request).await?.0).await

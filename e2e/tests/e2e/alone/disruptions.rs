@@ -16,7 +16,7 @@ use camofleet_e2e::{
     rounds, test_alone, test_disrupting_gateways, test_disrupting_operator,
     wait::{poll, wait_for, wait_for_object},
 };
-use camofleet_testkit::rfb::Viewer;
+use camofleet_testkit::rfb::RfbClient;
 use futures::future::try_join_all;
 use k8s_openapi::{
     api::{
@@ -247,7 +247,7 @@ async fn wait_for_terminated_gateways(fleet: &Fleet) -> Result<()> {
 async fn connect_clients_and_viewers(
     ns: &TestNamespace,
     sessions: &mut [(Session, NodeClient, String)],
-) -> Result<Vec<Viewer<impl AsyncRead + AsyncWrite + Unpin + use<>>>> {
+) -> Result<Vec<RfbClient<impl AsyncRead + AsyncWrite + Unpin + use<>>>> {
     const CLIENTS_AND_VIEWERS: usize = 5;
     let mut viewers = Vec::new();
     for (session, client, view) in sessions {

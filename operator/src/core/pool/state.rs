@@ -14,7 +14,7 @@ use crate::core::{
     },
     runner::pod_build::{Installation, Shape},
 };
-use camofleet_crds::v1alpha1::{EngineName, WorkerPool};
+use camofleet_crds::v1alpha1::{Engine, WorkerPool};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Finalizer that keeps a deleted pool until its runners are gone or the drain deadline has passed.
@@ -37,7 +37,7 @@ pub(in crate::core) struct Pool {
     /// Sessions on its runners, by tenant. Tenants without sessions are not listed.
     running: BTreeMap<String, u32>,
     /// The engine that runners of the current shape reported last.
-    engine: Option<EngineName>,
+    engine: Option<Engine>,
     scale: Scale,
     progress: Progress,
 }
@@ -129,7 +129,7 @@ impl Pool {
     }
 
     /// Records the engine that a runner of that revision reported. Returns whether the pool's engine has changed.
-    pub(in crate::core) fn learn_engine(&mut self, engine: Option<EngineName>, revision: &str) -> bool {
+    pub(in crate::core) fn learn_engine(&mut self, engine: Option<Engine>, revision: &str) -> bool {
         let news = engine.is_some() && self.engine != engine && self.shapes.current().revision == revision;
         if news {
             self.engine = engine;
@@ -184,7 +184,7 @@ impl Pool {
 
     /// Returns whether its runners run the engine. With `Auto` every engine is possible until the first runner has
     /// reported.
-    pub(in crate::core) fn may_run(&self, engine: EngineName) -> bool {
+    pub(in crate::core) fn may_run(&self, engine: Engine) -> bool {
         self.engine.map_or_else(|| engine.is_served_by(self.object.spec.engine), |known| known == engine)
     }
 

@@ -40,9 +40,9 @@ pub(super) fn of_pool(
     status.revision = Some(pool.shapes.update().revision.clone());
     // Comparing revisions is cheaper than serializing the shape.
     if let Some(shape) = pool.shapes.proven()
-        && status.serving.as_ref().is_none_or(|published| published.revision != shape.revision)
+        && status.current_revision.as_ref().is_none_or(|published| published.revision != shape.revision)
     {
-        status.serving = Some(shape.to_publish(installation));
+        status.current_revision = Some(shape.to_publish(installation));
     }
     let labels = pod_build::pool_labels(object);
     status.selector = Some(labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","));

@@ -4,7 +4,7 @@ use crate::core::runner::pod_read::{
     CONTAINER, KEYS_ANNOTATION, ORDINAL_LABEL, POOL_LABEL, REVISION_LABEL, RUNNER_LABEL, SLOTS_ARGUMENT,
 };
 use camofleet_crds::v1alpha1::{
-    AllowedNamespaces, Disruption, EngineChoice, Limits, MAX_TEMPLATE_BYTES, Rollout, RunnerTemplate, Serving,
+    AllowedNamespaces, CurrentRevision, Disruption, EngineChoice, Limits, MAX_TEMPLATE_BYTES, Rollout, RunnerTemplate,
     WorkerPool, WorkerPoolSpec,
 };
 use k8s_openapi::{
@@ -81,18 +81,18 @@ impl Shape {
 
     /// The shape in a pool's status. `None` if there is none or it cannot be parsed.
     pub fn published(pool: &WorkerPool) -> Option<Self> {
-        let serving = pool.status.as_ref()?.serving.as_ref()?;
-        let PublishedShape { spec, probe_port } = serde_json::from_str(&serving.shape).ok()?;
-        if spec.template.too_large.is_some() {
+        let current = pool.status.as_ref()?.current_revision.as_ref()?;
+        let PublishedShape { spec, probe_port } = serde_json::from_str(&current.shape).ok()?;
+        if spec.template.oversized_bytes.is_some() {
             return None;
         }
         let shaped = WorkerPool { metadata: pool.metadata.clone(), spec, status: None };
-        Some(Self { revision: serving.revision.clone(), pool: Arc::new(shaped), probe_port })
+        Some(Self { revision: current.revision.clone(), pool: Arc::new(shaped), probe_port })
     }
 
     /// Why no pod can be created in this shape: its template was too large to keep. `None` if pods can be created.
     pub fn refusal(&self) -> Option<String> {
-        let bytes = self.pool.spec.template.too_large?;
+        let bytes = self.pool.spec.template.oversized_bytes?;
         Some(format!(
             "spec.template has {bytes} bytes as JSON; at most {MAX_TEMPLATE_BYTES} are allowed. Shorten its \
              environment, annotations, volumes or affinity. Until then the operator creates no runner from it, and \
@@ -101,7 +101,7 @@ impl Shape {
     }
 
     /// The shape for the pool's status. Fields that do not affect pods are reset, and the default image is filled in.
-    pub fn to_publish(&self, installation: &Installation) -> Serving {
+    pub fn to_publish(&self, installation: &Installation) -> CurrentRevision {
         let spec = &self.pool.spec;
         let image = spec.template.image.clone().unwrap_or_else(|| installation.runner_image.clone());
         let spec = WorkerPoolSpec {
@@ -115,7 +115,7 @@ impl Shape {
         };
         let shape = PublishedShape { spec, probe_port: self.probe_port };
         let shape = serde_json::to_string(&shape).expect("a spec serializes");
-        Serving { revision: self.revision.clone(), shape }
+        CurrentRevision { revision: self.revision.clone(), shape }
     }
 }
 
@@ -127,7 +127,7 @@ pub fn revision(pool: &WorkerPool, installation: &Installation) -> String {
         ..Pod::default()
     };
     let shape = serde_json::to_string(&shape).expect("a pod serializes");
-    match pool.spec.template.too_large {
+    match pool.spec.template.oversized_bytes {
         // A dropped template must not look like the default one.
         Some(bytes) => short_hash(&[&shape, &bytes.to_string()]),
         None => short_hash(&[&shape]),

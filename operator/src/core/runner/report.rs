@@ -4,9 +4,9 @@
 use crate::core::ids::Uid;
 use camofleet_crds::{
     names,
-    v1alpha1::{Display, EngineName},
+    v1alpha1::{Display, Engine, StartTier},
 };
-use camofleet_runner_api::{BindResponse, End, Hot, RunnerState, Session, SessionPhase, Tier};
+use camofleet_runner_api::{BindResponse, End, Hot, RunnerState, Session, SessionPhase};
 use std::collections::HashMap;
 
 /// Longest message that is kept, in characters. It also bounds the messages of conditions.
@@ -22,7 +22,7 @@ const MAX_IDENTIFIER: usize = 64;
 pub struct Report {
     pub(in crate::core) boot_id: String,
     pub(in crate::core) generation: u64,
-    pub(in crate::core) engine: Option<EngineName>,
+    pub(in crate::core) engine: Option<Engine>,
     pub(in crate::core) browser_version: Option<String>,
     pub(in crate::core) playwright_version: String,
     pub(in crate::core) draining: bool,
@@ -44,7 +44,7 @@ pub(in crate::core) struct ListedSession {
     pub(in crate::core) name: String,
     pub(in crate::core) phase: SessionPhase,
     pub(in crate::core) display: Display,
-    pub(in crate::core) tier: Tier,
+    pub(in crate::core) tier: StartTier,
     pub(in crate::core) end: Option<End>,
 }
 
@@ -185,7 +185,7 @@ mod tests {
             name: name.into(),
             phase: SessionPhase::Ready,
             display: Display::Headless,
-            tier: Tier::Hot,
+            tier: StartTier::Hot,
             start_page: StartPage::None,
             clients: 0,
             end: None,
@@ -267,7 +267,7 @@ mod tests {
         let answer = BindResponse {
             boot_id: long(),
             generation: 1,
-            engine: EngineName::Firefox,
+            engine: Engine::Firefox,
             browser_version: Some(long()),
             playwright_version: long(),
             session: Session {

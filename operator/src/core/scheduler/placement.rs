@@ -18,8 +18,8 @@ use crate::core::{
 };
 use camofleet_crds::{
     conditions::session as reasons,
-    queue::{Arrival, QueueRank},
-    v1alpha1::{Display, EngineName, WorkerPool},
+    queue::{CreationOrder, QueueRank},
+    v1alpha1::{Display, Engine, WorkerPool},
 };
 use std::{
     cmp::Reverse,
@@ -42,7 +42,7 @@ struct OpenPool<'a> {
 struct OpenRunner<'a> {
     uid: &'a Uid,
     room: Room,
-    engine: Option<EngineName>,
+    engine: Option<Engine>,
     /// The runner has the pool's current shape.
     current: bool,
     sessions_on_node: usize,
@@ -60,12 +60,12 @@ impl<'a> OpenPool<'a> {
             && self.runners.iter().any(|runner| runner.serves(demand.engine))
     }
 
-    fn rank<'b>(&self, demand: &Demand, arrival: &'b Arrival) -> QueueRank<'b> {
-        QueueRank::new(self.pool, demand.priority.0, &demand.tenant, self.running_of(&demand.tenant), arrival)
+    fn rank<'b>(&self, demand: &Demand, creation: &'b CreationOrder) -> QueueRank<'b> {
+        QueueRank::new(self.pool, demand.priority.0, &demand.tenant, self.running_of(&demand.tenant), creation)
     }
 
     /// Ranks the pool for a session: a matching hot browser first, then the number of free slots.
-    fn score(&self, engine: Option<EngineName>, display: Display) -> (bool, u32) {
+    fn score(&self, engine: Option<Engine>, display: Display) -> (bool, u32) {
         let candidates = self.runners.iter().filter(|runner| runner.serves(engine));
         candidates
             .fold((false, 0), |(hot, free), runner| (hot || runner.room.hot.of(display) > 0, free + runner.room.free))
@@ -95,7 +95,7 @@ impl<'a> OpenPool<'a> {
 }
 
 impl OpenRunner<'_> {
-    fn serves(&self, engine: Option<EngineName>) -> bool {
+    fn serves(&self, engine: Option<Engine>) -> bool {
         engine.is_none() || engine == self.engine
     }
 }
@@ -103,7 +103,7 @@ impl OpenRunner<'_> {
 /// Waiting sessions of equal demand, and the pools with free slots that accept them.
 struct Lane<'a> {
     demand: &'a Demand,
-    waiting: Peekable<btree_set::Iter<'a, Arrival>>,
+    waiting: Peekable<btree_set::Iter<'a, CreationOrder>>,
     pools: Vec<&'a Key>,
 }
 
@@ -148,16 +148,16 @@ impl Core {
             }
             lanes.retain_mut(|lane| !lane.pools.is_empty() && lane.waiting.peek().is_some());
             let ranks = lanes.iter_mut().enumerate().filter_map(|(at, lane)| {
-                let arrival = *lane.waiting.peek()?;
-                let rank = lane.pools.iter().map(|key| open[key].rank(lane.demand, arrival)).min()?;
+                let creation = *lane.waiting.peek()?;
+                let rank = lane.pools.iter().map(|key| open[key].rank(lane.demand, creation)).min()?;
                 Some((rank, at))
             });
             let Some((_, at)) = ranks.min() else { return assignments };
-            let Some(arrival) = lanes[at].waiting.peek().copied() else { return assignments };
+            let Some(creation) = lanes[at].waiting.peek().copied() else { return assignments };
             // Skip pools where another session has a better rank in the queue, even if they score higher.
             let (demand, pools) = (lanes[at].demand, lanes[at].pools.clone());
             let is_first = |key: &Key, others: &mut [Lane]| {
-                let rank = open[key].rank(demand, arrival);
+                let rank = open[key].rank(demand, creation);
                 !others.iter_mut().any(|lane| {
                     let competes = lane.pools.contains(&key);
                     competes && lane.waiting.peek().is_some_and(|other| open[key].rank(lane.demand, other) < rank)
@@ -166,14 +166,14 @@ impl Core {
             let first: Vec<_> = pools.into_iter().filter(|key| is_first(key, &mut lanes)).collect();
             let lane = &mut lanes[at];
             lane.waiting.next();
-            let session = &self.sessions[arrival.uid()];
+            let session = &self.sessions[creation.uid()];
             let score = |key: &Key| open[key].score(lane.demand.engine, session.object().display_in(open[key].pool));
             // Ties go to the first pool by name.
             let best = first.into_iter().reduce(|best, other| if score(other) > score(best) { other } else { best });
             let Some(pool) = best.and_then(|key| open.get_mut(key)) else { return assignments };
             let display = session.object().display_in(pool.pool);
             if let Some(runner) = pool.take(lane.demand, display) {
-                assignments.push((arrival.uid().to_owned(), runner.clone()));
+                assignments.push((creation.uid().to_owned(), runner.clone()));
             }
         }
     }

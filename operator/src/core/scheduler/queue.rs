@@ -2,16 +2,16 @@
 
 use crate::core::ids::{Key, Uid};
 use camofleet_crds::{
-    queue::Arrival,
-    v1alpha1::{BrowserSession, EngineName},
+    queue::CreationOrder,
+    v1alpha1::{BrowserSession, Engine},
 };
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
 };
 
-/// The properties of a session that decide which pools and runners can serve it, and its rank in the
-/// queue apart from its arrival.
+/// The properties of a session that decide which pools and runners can serve it, and its rank in the queue apart from its
+/// creation order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::core) struct Demand {
     pub(in crate::core) priority: Reverse<i32>,
@@ -19,7 +19,7 @@ pub(in crate::core) struct Demand {
     pub(in crate::core) tenant: String,
     /// The pool that the session names.
     pub(in crate::core) pool: Option<Key>,
-    pub(in crate::core) engine: Option<EngineName>,
+    pub(in crate::core) engine: Option<Engine>,
     pub(in crate::core) max_lifetime_seconds: Option<i32>,
 }
 
@@ -51,23 +51,23 @@ impl Demand {
     }
 }
 
-/// Sessions without a slot. Sessions of equal demand wait in one lane, in order of arrival. If the first session of a
+/// Sessions without a slot. Sessions of equal demand wait in one lane, in order of creation. If the first session of a
 /// lane cannot be placed, no session of the lane can, so scheduling costs depend on the number of lanes and not of
 /// sessions.
 #[derive(Debug, Default)]
 pub(in crate::core) struct Queue {
-    lanes: BTreeMap<Demand, BTreeSet<Arrival>>,
+    lanes: BTreeMap<Demand, BTreeSet<CreationOrder>>,
 }
 
 impl Queue {
     pub(in crate::core) fn insert(&mut self, session: &BrowserSession) {
-        self.lanes.entry(Demand::of(session)).or_default().insert(Arrival::of(session));
+        self.lanes.entry(Demand::of(session)).or_default().insert(CreationOrder::of(session));
     }
 
     pub(in crate::core) fn remove(&mut self, session: &BrowserSession) {
         let demand = Demand::of(session);
         if let Some(lane) = self.lanes.get_mut(&demand) {
-            lane.remove(&Arrival::of(session));
+            lane.remove(&CreationOrder::of(session));
             if lane.is_empty() {
                 self.lanes.remove(&demand);
             }
@@ -78,13 +78,13 @@ impl Queue {
         self.lanes.is_empty()
     }
 
-    pub(in crate::core) fn lanes(&self) -> impl Iterator<Item = (&Demand, &BTreeSet<Arrival>)> {
+    pub(in crate::core) fn lanes(&self) -> impl Iterator<Item = (&Demand, &BTreeSet<CreationOrder>)> {
         self.lanes.iter()
     }
 
     /// UIDs of the sessions in the lanes for whose demand `matches` returns true.
     pub(in crate::core) fn waiting(&self, matches: impl Fn(&Demand) -> bool) -> Vec<Uid> {
         let lanes = self.lanes.iter().filter(|(demand, _)| matches(demand));
-        lanes.flat_map(|(_, lane)| lane).map(|arrival| arrival.uid().to_owned()).collect()
+        lanes.flat_map(|(_, lane)| lane).map(|creation| creation.uid().to_owned()).collect()
     }
 }

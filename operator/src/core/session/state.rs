@@ -22,9 +22,9 @@ use crate::core::{
 };
 use camofleet_crds::{
     conditions::session as reasons,
-    v1alpha1::{BrowserSession, BrowserSessionStatus, Display, EngineName, SessionState, WorkerPool},
+    v1alpha1::{BrowserSession, BrowserSessionStatus, Display, Engine, SessionState, StartTier, WorkerPool},
 };
-use camofleet_runner_api::{BindRequest, BindResponse, EndReason, SessionPhase, Tier};
+use camofleet_runner_api::{BindRequest, BindResponse, EndReason, SessionPhase};
 use std::{collections::HashMap, ops::Index, sync::Arc, time::Duration};
 
 /// How long a session waits before `Queued` is published. A session that gets a hot browser is bound sooner.
@@ -85,9 +85,9 @@ impl Bound {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::core) struct SessionReport {
     pub(in crate::core) phase: SessionPhase,
-    pub(in crate::core) tier: Tier,
+    pub(in crate::core) tier: StartTier,
     pub(in crate::core) display: Display,
-    pub(in crate::core) engine: Option<EngineName>,
+    pub(in crate::core) engine: Option<Engine>,
     pub(in crate::core) browser_version: Option<String>,
     pub(in crate::core) playwright_version: String,
 }

@@ -8,9 +8,9 @@ use crate::core::{
 };
 use camofleet_crds::{
     conditions::{self, ConditionStatus, FINISHED, READY, SCHEDULED, STALLED, session as reasons},
-    v1alpha1::{BrowserSessionStatus, Display, LiveViewRef, RunnerRef, SessionState, StartTier, WorkerPool},
+    v1alpha1::{BrowserSessionStatus, Display, LiveViewRef, RunnerRef, SessionState, WorkerPool},
 };
-use camofleet_runner_api::{PORT, SessionPhase, Tier};
+use camofleet_runner_api::{PORT, SessionPhase};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use std::{net::IpAddr, time::Duration};
 
@@ -76,10 +76,7 @@ pub(super) fn of_session(
             status.engine = report.engine;
             status.browser_version.clone_from(&report.browser_version);
             status.playwright_version = Some(report.playwright_version.clone());
-            status.start_tier = Some(match report.tier {
-                Tier::Hot => StartTier::Hot,
-                Tier::Cold => StartTier::Cold,
-            });
+            status.start_tier = Some(report.tier);
             let scheduled = status.scheduled_time.get_or_insert(MicroTime(now.wall)).0;
             // The runner enforces the lifetime that it was sent, even if the pool's defaults have changed since.
             if let Some(pool) = location.spec.filter(|_| status.deadline_time.is_none() || resent) {

@@ -1,13 +1,13 @@
 //! Runner processes, which have slots, fence off earlier epochs, and report their sessions.
 
 use super::World;
-use camofleet_crds::v1alpha1::{BrowserSession, EngineName, SessionState};
+use camofleet_crds::v1alpha1::{BrowserSession, Engine, SessionState, StartTier};
 use camofleet_operator::core::{
     BindFailure, Event, Report,
     runner::pod_read::{PodPhase, RunnerPod},
 };
 use camofleet_runner_api::{
-    BindRequest, BindResponse, End, EndReason, Hot, RunnerState, Session, SessionPhase, StartPage, Tier,
+    BindRequest, BindResponse, End, EndReason, Hot, RunnerState, Session, SessionPhase, StartPage,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -81,7 +81,7 @@ impl Runner {
         RunnerState {
             boot_id: self.boot_id.clone(),
             generation: self.generation,
-            engine: Some(EngineName::Firefox),
+            engine: Some(Engine::Firefox),
             browser_version: Some("153".into()),
             playwright_version: "1.62".into(),
             draining: self.draining,
@@ -152,7 +152,7 @@ impl World {
                 name: request.name.clone(),
                 phase: if runner.warm { SessionPhase::Ready } else { SessionPhase::Starting },
                 display: request.display,
-                tier: if runner.warm { Tier::Hot } else { Tier::Cold },
+                tier: if runner.warm { StartTier::Hot } else { StartTier::Cold },
                 start_page: StartPage::None,
                 clients: 0,
                 end: None,
@@ -162,7 +162,7 @@ impl World {
         Ok(BindResponse {
             boot_id: state.boot_id.clone(),
             generation: state.generation,
-            engine: EngineName::Firefox,
+            engine: Engine::Firefox,
             browser_version: state.browser_version.clone(),
             playwright_version: state.playwright_version.clone(),
             session: state.session(session).unwrap().clone(),

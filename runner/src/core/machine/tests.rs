@@ -53,7 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
-    let smoke_test = prop::option::of(prop_oneof![Just(Kind::Headless), Just(Kind::Headful)]);
+    let smoke_test = prop::option::of(prop_oneof![Just(DisplayKind::Headless), Just(DisplayKind::Headful)]);
     (1..5u32, 0..8u32, 0..5u32, 0..5u32, 1..4u32, smoke_test).prop_map(
         |(slots, sessions, headless, headful, launches, smoke_test)| {
             let headless = headless.min(slots);
@@ -74,7 +74,7 @@ struct World {
     machine: Machine,
     now: Instant,
     stacks: BTreeMap<StackId, SimState>,
-    kinds: BTreeMap<StackId, Kind>,
+    kinds: BTreeMap<StackId, DisplayKind>,
     /// The session (UID and incarnation) to which each stack was assigned.
     assigned_to: HashMap<StackId, (String, u32)>,
     /// How often each UID was bound.
@@ -379,7 +379,10 @@ fn binds_a_hot_browser_and_opens_the_start_page() {
     assert!(world.state().warm);
     world.bind("s", request(Display::Headless, 60, 600, true));
     let session = world.machine.session("s").unwrap();
-    assert_eq!((session.phase, session.tier, session.start_page), (SessionPhase::Ready, Tier::Hot, StartPage::Loading));
+    assert_eq!(
+        (session.phase, session.tier, session.start_page),
+        (SessionPhase::Ready, StartTier::Hot, StartPage::Loading)
+    );
     assert_eq!(world.opened.len(), 1);
     assert_eq!((world.state().hot.headless, world.state().free, world.state().warm), (1, 1, true));
 }
@@ -388,13 +391,20 @@ fn binds_a_hot_browser_and_opens_the_start_page() {
 fn smoke_test_world() -> World {
     let drain_timeout = Duration::from_secs(60);
     let prewarm = Hot { headless: 1, headful: 0 };
-    World::new(Plan { slots: 1, sessions: 0, prewarm, smoke_test: Some(Kind::Headful), launches: 2, drain_timeout })
+    World::new(Plan {
+        slots: 1,
+        sessions: 0,
+        prewarm,
+        smoke_test: Some(DisplayKind::Headful),
+        launches: 2,
+        drain_timeout,
+    })
 }
 
 #[test]
 fn is_warm_only_after_the_smoke_test_loads_a_page() {
     let mut world = smoke_test_world();
-    assert_eq!(world.kinds.values().copied().collect::<Vec<_>>(), [Kind::Headful]);
+    assert_eq!(world.kinds.values().copied().collect::<Vec<_>>(), [DisplayKind::Headful]);
     world.apply(Step::Launched { nth: 0 });
     assert_eq!((world.opened.len(), world.state().hot, world.state().warm), (1, Hot::default(), false));
     world.apply(Step::Page { nth: 0, loaded: false });
@@ -436,7 +446,7 @@ fn a_session_of_the_other_kind_displaces_a_hot_browser() {
     world.apply(Step::Removed { nth: 0 });
     world.apply(Step::Launched { nth: 0 });
     let session = world.machine.session("s").unwrap();
-    assert_eq!((session.phase, session.tier), (SessionPhase::Ready, Tier::Cold));
+    assert_eq!((session.phase, session.tier), (SessionPhase::Ready, StartTier::Cold));
 }
 
 #[test]
@@ -455,7 +465,7 @@ fn a_session_preempts_a_prewarm_launch() {
     let prewarmed = world.kinds.last_key_value().map(|(id, kind)| (*id, *kind));
     world.bind("other kind", request(Display::LiveView, 60, 600, false));
     let (prewarmed, kind) = prewarmed.unwrap();
-    assert_eq!((kind, world.stacks[&prewarmed]), (Kind::Headless, SimState::Stopping));
+    assert_eq!((kind, world.stacks[&prewarmed]), (DisplayKind::Headless, SimState::Stopping));
     world.apply(Step::Launched { nth: 0 });
     assert_eq!(world.machine.session("other kind").unwrap().phase, SessionPhase::Ready);
     // The preempted prewarm is launched again.

@@ -1,14 +1,14 @@
-//! The messages of a viewer, encoded from the specifications, independently of the gateway's code.
+//! The messages of a client, encoded from the specifications, independently of the gateway's code.
 
-use camofleet_gateway::rfb::{ViewerRole, message::Message};
+use camofleet_gateway::rfb::{ClientMode, message::Message};
 use proptest::{collection::vec, prelude::*};
 use std::ops::RangeInclusive;
 
-/// Version, security type None, and a `ClientInit` without the shared flag, which would disconnect other viewers.
+/// Version, security type None, and a `ClientInit` without the shared flag, which would disconnect other clients.
 pub const HANDSHAKE: &[u8] = b"RFB 003.008\n\x01\0";
 pub const EXTENDED_CLIPBOARD: i32 = 0xc0a1_e5ce_u32.cast_signed();
 
-/// Encodings that add no messages of the viewer, or only messages that the filter can parse, from the registry of the
+/// Encodings that add no messages of the client, or only messages that the filter can parse, from the registry of the
 /// RFB protocol (github.com/rfbproto/rfbproto).
 const HARMLESS: &[RangeInclusive<i32>] = &[
     0..=2,                     // Raw, CopyRect, RRE
@@ -36,7 +36,7 @@ const HARMLESS: &[RangeInclusive<i32>] = &[
 
 /// A message. Fields whose values do not matter are raw bytes.
 #[derive(Clone, Debug)]
-pub enum ViewerMessage {
+pub enum ClientMessage {
     PixelFormat([u8; 16]),
     Encodings(Vec<i32>),
     Update { incremental: bool, place: [u16; 4] },
@@ -51,7 +51,7 @@ pub enum ViewerMessage {
     ExtendedKey { down: bool, symbol: u32, code: u32 },
 }
 
-impl ViewerMessage {
+impl ClientMessage {
     pub fn encode(&self) -> Vec<u8> {
         let be = |number: usize| u32::try_from(number).unwrap().to_be_bytes();
         match self {
@@ -111,7 +111,7 @@ impl ViewerMessage {
     }
 
     /// The message that the filter must forward. None when it must drop the message.
-    pub fn filtered(&self, role: ViewerRole) -> Option<Self> {
+    pub fn filtered(&self, mode: ClientMode) -> Option<Self> {
         match self {
             Self::Encodings(list) => {
                 let mut list = list
@@ -119,7 +119,7 @@ impl ViewerMessage {
                     .copied()
                     .filter(|it| HARMLESS.iter().any(|range| range.contains(it)))
                     .collect::<Vec<_>>();
-                if role == ViewerRole::View && !list.contains(&EXTENDED_CLIPBOARD) {
+                if mode == ClientMode::View && !list.contains(&EXTENDED_CLIPBOARD) {
                     list.push(EXTENDED_CLIPBOARD);
                 }
                 Some(Self::Encodings(list))
@@ -128,7 +128,7 @@ impl ViewerMessage {
                 Some(self.clone())
             }
             Self::Xvp(_) | Self::Resize { .. } => None,
-            _ => (role == ViewerRole::Control).then(|| self.clone()),
+            _ => (mode == ClientMode::Control).then(|| self.clone()),
         }
     }
 
@@ -143,26 +143,26 @@ impl ViewerMessage {
     }
 }
 
-pub fn role() -> impl Strategy<Value = ViewerRole> {
-    prop_oneof![Just(ViewerRole::View), Just(ViewerRole::Control)]
+pub fn mode() -> impl Strategy<Value = ClientMode> {
+    prop_oneof![Just(ClientMode::View), Just(ClientMode::Control)]
 }
 
-pub fn viewer_message() -> impl Strategy<Value = ViewerMessage> {
+pub fn client_message() -> impl Strategy<Value = ClientMessage> {
     let encoding = prop_oneof![any::<i32>(), -600..60, Just(EXTENDED_CLIPBOARD), Just(0x574d_5664)];
     prop_oneof![
-        any::<[u8; 16]>().prop_map(ViewerMessage::PixelFormat),
-        vec(encoding, 0..=128).prop_map(ViewerMessage::Encodings),
-        any::<(bool, [u16; 4])>().prop_map(|(incremental, place)| ViewerMessage::Update { incremental, place }),
-        any::<(bool, u32)>().prop_map(|(down, symbol)| ViewerMessage::Key { down, symbol }),
-        any::<(u8, u16, u16)>().prop_map(|(buttons, x, y)| ViewerMessage::Pointer { buttons, x, y }),
-        vec(any::<u8>(), 0..300).prop_map(ViewerMessage::CutText),
+        any::<[u8; 16]>().prop_map(ClientMessage::PixelFormat),
+        vec(encoding, 0..=128).prop_map(ClientMessage::Encodings),
+        any::<(bool, [u16; 4])>().prop_map(|(incremental, place)| ClientMessage::Update { incremental, place }),
+        any::<(bool, u32)>().prop_map(|(down, symbol)| ClientMessage::Key { down, symbol }),
+        any::<(u8, u16, u16)>().prop_map(|(buttons, x, y)| ClientMessage::Pointer { buttons, x, y }),
+        vec(any::<u8>(), 0..300).prop_map(ClientMessage::CutText),
         (any::<u32>(), vec(any::<u8>(), 0..300))
-            .prop_map(|(flags, data)| ViewerMessage::ExtendedClipboard { flags, data }),
-        any::<[u8; 9]>().prop_map(ViewerMessage::ContinuousUpdates),
-        (any::<u32>(), vec(any::<u8>(), 0..=64)).prop_map(|(flags, payload)| ViewerMessage::Fence { flags, payload }),
-        any::<[u8; 2]>().prop_map(ViewerMessage::Xvp),
+            .prop_map(|(flags, data)| ClientMessage::ExtendedClipboard { flags, data }),
+        any::<[u8; 9]>().prop_map(ClientMessage::ContinuousUpdates),
+        (any::<u32>(), vec(any::<u8>(), 0..=64)).prop_map(|(flags, payload)| ClientMessage::Fence { flags, payload }),
+        any::<[u8; 2]>().prop_map(ClientMessage::Xvp),
         (any::<(u16, u16)>(), vec(any::<[u8; 16]>(), 0..=255))
-            .prop_map(|((width, height), screens)| ViewerMessage::Resize { width, height, screens }),
-        any::<(bool, u32, u32)>().prop_map(|(down, symbol, code)| ViewerMessage::ExtendedKey { down, symbol, code }),
+            .prop_map(|((width, height), screens)| ClientMessage::Resize { width, height, screens }),
+        any::<(bool, u32, u32)>().prop_map(|(down, symbol, code)| ClientMessage::ExtendedKey { down, symbol, code }),
     ]
 }

@@ -44,7 +44,7 @@ impl TokenHash {
 
     /// The hash in a login. None when the login is malformed.
     pub(super) fn from_login(login: &Login) -> Option<Self> {
-        let hash = BASE64_URL_SAFE_NO_PAD.decode(&login.of).ok()?;
+        let hash = BASE64_URL_SAFE_NO_PAD.decode(&login.token_hash).ok()?;
         hash.try_into().ok().map(Self)
     }
 }
@@ -75,7 +75,7 @@ impl StaticTokens {
     pub fn login(&self, token: &str, expires: u64) -> Option<(Login, Role)> {
         let hash = TokenHash::of(token.as_bytes());
         let role = self.role_of(hash)?;
-        Some((Login { of: BASE64_URL_SAFE_NO_PAD.encode(hash.0), expires }, role))
+        Some((Login { token_hash: BASE64_URL_SAFE_NO_PAD.encode(hash.0), expires }, role))
     }
 
     /// Whether there are no static tokens, so that no client can authenticate with one.

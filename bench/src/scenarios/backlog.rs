@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// Length of the queue and size of the pool.
 #[derive(Clone, Debug, Args)]
-pub struct Drain {
+pub struct Backlog {
     /// Queued sessions.
     #[arg(long, default_value_t = 5000)]
     sessions: usize,
@@ -36,7 +36,7 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Concurrent create calls.
 const CREATES: usize = 64;
 
-impl Drain {
+impl Backlog {
     pub async fn run(self, harness: &Harness) -> Result<Report> {
         let mut report = Report::new("drain");
         harness.create_namespace(FLEET).await?;
@@ -49,11 +49,11 @@ impl Drain {
 
         eprintln!("queueing {} sessions", self.sessions);
         let before = operator.writes().await?;
-        let claims = harness.claims();
+        let client = harness.session_client();
         let names = (0..self.sessions).map(|index| format!("queued-{index}"));
         stream::iter(names.map(Ok::<_, anyhow::Error>))
             .try_for_each_concurrent(CREATES, async |name| {
-                claims.create(FLEET, &name, session_spec(POOL)).await.map(|_| ())
+                client.create(FLEET, &name, session_spec(POOL)).await.map(|_| ())
             })
             .await?;
         let waits = |state| state == SessionState::Queued;
