@@ -372,7 +372,8 @@ impl Core {
             WaitDecision::Wait(wait) => wait,
             WaitDecision::Refuse(end) => return Err(end),
         };
-        let queue_overflow = || self.queue_overflow(&Demand::of(session.object()), &CreationOrder::of(session.object()));
+        let queue_overflow =
+            || self.queue_overflow(&Demand::of(session.object()), &CreationOrder::of(session.object()));
         if let Some(end) = (!session.is_admitted()).then(queue_overflow).flatten() {
             return Err(end);
         }
