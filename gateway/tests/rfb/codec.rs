@@ -83,7 +83,7 @@ proptest! {
     }
 
     #[test]
-    fn forwards_exactly_what_the_role_permits(
+    fn forwards_exactly_what_the_mode_permits(
         mode in mode(),
         messages in vec(client_message(), 0..12),
         cuts in vec(any::<Index>(), 0..20),
