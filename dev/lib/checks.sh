@@ -275,7 +275,7 @@ check_imports() { "$repo/dev/modules" --check; }
 # No line has an expression of the word list, except the lines of dev/prose/allowed (path, part of the line and reason,
 # separated by tabs). Generated files are left out, because they repeat their sources.
 check_prose() {
-  local path line message part reason text found=0
+  local findings path line message part reason text found=0
   local -A allowed=() used=()
   use_go
   once "$cache/vale-$vale_version" install_vale
@@ -283,14 +283,17 @@ check_prose() {
     [ -n "$reason" ] || { say "dev/prose/allowed: an entry of $path has no reason"; found=1; }
     allowed[$path:$part]=$part
   done <dev/prose/allowed
+  # captured first, so that an error of Vale fails the check
+  findings=$(prose_files | xargs -0 "$cache/vale-$vale_version/vale" --config dev/prose/vale.ini --no-exit --output line)
   while IFS=: read -r path line _ _ message; do
+    [ -n "$path" ] || continue
     text=$(sed -n "${line}p" "$path")
     for part in "${!allowed[@]}"; do
       if [[ $part == "$path:"* && $text == *"${allowed[$part]}"* ]]; then used[$part]=yes; continue 2; fi
     done
     say "$path:$line: $message"
     found=1
-  done < <(prose_files | xargs -0 "$cache/vale-$vale_version/vale" --config dev/prose/vale.ini --no-exit --output line)
+  done <<<"$findings"
   for part in "${!allowed[@]}"; do
     [ -n "${used[$part]:-}" ] || { say "dev/prose/allowed: no line has what this entry allows: $part"; found=1; }
   done
