@@ -292,5 +292,9 @@ make_cgroups() {
     for file in cpuset.cpus cpuset.mems; do
       [ ! -e "$folder/$file" ] || [ ! -e "${folder%/*}/$file" ] || cat "${folder%/*}/$file" >"$folder/$file"
     done
+    # Eight times the default CPU share (v1, v2). With the default, all pods together get as much as one session of
+    # processes outside, such as a compilation, and browsers need minutes to launch.
+    [ ! -e "$folder/cpu.shares" ] || echo 8192 >"$folder/cpu.shares"
+    [ ! -e "$folder/cpu.weight" ] || echo 800 >"$folder/cpu.weight"
   done
 }

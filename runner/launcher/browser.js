@@ -12,7 +12,6 @@ const { firefox } = require('playwright-core');
 const { remote, server: { nullProgress } } = require('playwright-core/lib/coreBundle');
 const { manageContexts } = require('./contexts');
 
-const LAUNCH_TIMEOUT_MS = 60_000;
 const START_PAGE_TIMEOUT_MS = 60_000;
 /** Lines of the browser's output in its exit report. */
 const OUTPUT_LINES = 8;
@@ -86,7 +85,6 @@ function launchOptions({ engine, executable, dir, wsPath, headless, screen, prox
     handleSIGINT: false,
     handleSIGTERM: false,
     handleSIGHUP: false,
-    timeout: LAUNCH_TIMEOUT_MS,
     _userDataDir: path.join(dir, 'profile'),
     _sharedBrowser: true,
   };

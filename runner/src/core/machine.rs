@@ -347,7 +347,11 @@ impl Machine {
         for (id, overdue) in self.stacks.overdue(now) {
             match overdue {
                 Overdue::Launch => {
-                    self.stack_failed(id, &format!("the browser was not ready after {seconds} s"), now);
+                    self.stack_failed(
+                        id,
+                        &format!("the browser was not ready after {seconds} s: it hangs, or its node lacks CPU time"),
+                        now,
+                    );
                     self.effects.push(Effect::Stop { stack: id });
                 }
                 Overdue::Page => self.smoke_test_finished(id, Some(format!("no result within {seconds} s")), now),

@@ -20,8 +20,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) const RESPONSIVE_WINDOW: Duration = Duration::from_secs(11);
 /// A hot browser that has not answered for this long is replaced.
 pub(super) const UNRESPONSIVE_TIMEOUT: Duration = Duration::from_secs(21);
-/// Longest launch, and longest load of the smoke test's page. Playwright's own launch timeout is shorter and reports
-/// a better error; this one covers a hung Node process.
+/// Longest launch, and longest load of the smoke test's page. Playwright's `launchServer` has no timeout of its own:
+/// it checks its option `timeout` but does not apply it.
 pub(super) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Identifies a stack within one run of a runner. Ids are never reused.
