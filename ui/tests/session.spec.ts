@@ -150,7 +150,10 @@ test('the Playwright snippet has the URL and a token of the session, and can be 
   await expect(page.getByRole('searchbox')).toHaveValue(/^const browser = await .*firefox\.connect\('ws:/);
 });
 
-test('resets the idle time of a session, and ends it after a confirmation', { tag: '@once' }, async ({ page, gateway }) => {
+test('resets the idle time of a session, and ends it after a confirmation', { tag: '@once' }, async ({
+  page,
+  gateway,
+}) => {
   seed(gateway);
   await openDashboard(page, gateway, '?session=broken');
   await expect(page.getByText('NS_ERROR_UNKNOWN_HOST')).toBeVisible();
