@@ -1,18 +1,14 @@
 // Launches a session's browser behind a Playwright server on a Unix socket.
-//
-// This module uses some of Playwright's internals. All of them exist in the pinned version, and the runner's tests
-// cover them: `_userDataDir` and `_sharedBrowser` of launchServer (clients see the default context and its page), a
-// path as `port` (no TCP listener, which every page could reach), and the server-side browser object, for the start
-// page, pings and contexts.js.
 'use strict';
 
 const fs = require('node:fs');
 const path = require('node:path');
-const { firefox } = require('playwright-core');
-const { remote, server: { nullProgress } } = require('playwright-core/lib/coreBundle');
-const { manageContexts } = require('./contexts');
+const { Clients } = require('./clients');
+const { load } = require('./playwright-1.62');
 
 const START_PAGE_TIMEOUT_MS = 60_000;
+/** How long after the end of its connection an exited browser is reported as such. */
+const EXIT_REPORT_MS = 1_000;
 /** Lines of the browser's output in its exit report. */
 const OUTPUT_LINES = 8;
 /** Maximum length of each environment variable that Camoufox reads its configuration from, in characters. */
@@ -29,8 +25,6 @@ const TEMPLATE = [
   'extensions.json',
   'extension-preferences.json',
 ];
-/** Largest message from a client, in bytes. Playwright's clients accept as much; its server's default is 100 MiB. */
-const MAX_PAYLOAD = 256 << 20;
 
 const PREFS = {
   // HTTPS resource records make Firefox try HTTP/3 where UDP is blocked, which users see as PR_END_OF_FILE_ERROR.
@@ -54,7 +48,7 @@ const PREFS = {
 /**
  * Builds Playwright's options from the launch request, the runner's first line: `engine` (Camoufox or Firefox),
  * `executable`, `dir` (of the session, for its profile and socket), `wsPath` (the server's secret path), `headless`,
- * `screen` {width, height}, `graceMs`, and optionally `template` (directory that is copied into the profile, see
+ * `screen` {width, height}, and optionally `template` (directory that is copied into the profile, see
  * template.js), `proxy` (in Playwright's format) and `camoufoxConfig` (properties of the fingerprint).
  */
 function launchOptions({ engine, executable, dir, wsPath, headless, screen, proxy, camoufoxConfig }) {
@@ -78,15 +72,14 @@ function launchOptions({ engine, executable, dir, wsPath, headless, screen, prox
     firefoxUserPrefs: PREFS,
     ...(proxy && { proxy }),
     env,
-    port: path.join(dir, 'pw.sock'),
+    socket: path.join(dir, 'pw.sock'),
+    profile: path.join(dir, 'profile'),
     wsPath,
     // Pages are as large as the window that live-view clients see.
     noDefaultViewport: true,
     handleSIGINT: false,
     handleSIGTERM: false,
     handleSIGHUP: false,
-    _userDataDir: path.join(dir, 'profile'),
-    _sharedBrowser: true,
   };
 }
 
@@ -112,25 +105,6 @@ function makeProfile(dir, { width, height }, template) {
   fs.writeFileSync(path.join(dir, 'xulstore.json'), JSON.stringify(store));
 }
 
-/** Calls Playwright's launchServer, and also returns the server object, which launchServer does not expose. */
-async function launchServer(options) {
-  const prototype = remote.PlaywrightServer.prototype;
-  const { listen } = prototype;
-  let server;
-  prototype.listen = function (...args) {
-    server = this;
-    return listen.apply(this, args);
-  };
-  try {
-    const browserServer = await firefox.launchServer(options);
-    // The `ws` server reads its options for each connection, so the change applies to all clients.
-    server._wsServer._wsServer.options.maxPayload = MAX_PAYLOAD;
-    return { browserServer, server };
-  } finally {
-    prototype.listen = listen;
-  }
-}
-
 /**
  * Shortens a launch error. Playwright's message contains the whole log; the useful parts are its first line, how the
  * process exited, and the last lines of the process's output.
@@ -149,36 +123,50 @@ function processOutput(log) {
   return [...new Set(lines)].slice(-OUTPUT_LINES).map((line) => line.slice(0, 300));
 }
 
+/**
+ * Reads what a client asks for from the headers that the runner sends: `x-camofleet-page` (open, new or none) and
+ * `x-camofleet-client` (a name). The gateway has validated both.
+ */
+function clientRequest(headers) {
+  return { page: headers['x-camofleet-page'], name: headers['x-camofleet-client'] };
+}
+
 class Browser {
-  static async launch(request) {
+  /** `onPageNotShown`: see Clients. */
+  static async launch(request, onPageNotShown) {
     makeProfile(path.join(request.dir, 'profile'), request.screen, request.template);
-    let launched;
     try {
-      launched = await launchServer(launchOptions(request));
+      return new Browser(await load().launch(launchOptions(request)), onPageNotShown);
     } catch (error) {
       throw launchError(error);
     }
-    return new Browser(launched, request.graceMs);
   }
 
-  constructor({ browserServer, server }, graceMs) {
-    this._browserServer = browserServer;
+  constructor(server, onPageNotShown) {
     this._server = server;
-    this._browser = server._options.preLaunchedBrowser;
-    this._contexts = manageContexts(server, graceMs);
-    this.version = this._browser.version();
-    this.pid = browserServer.process().pid;
+    this._clients = new Clients(server, onPageNotShown);
+    server.serve({
+      admit: (headers) => this._clients.admit(clientRequest(headers)),
+      connected: (connection, headers) => this._clients.connect(connection, clientRequest(headers)),
+    });
+    this.version = server.version;
+    this.pid = server.pid;
   }
 
-  /** Opens a URL in the initial page, which Playwright clients and live-view clients see first. */
+  /** Assigns the browser to a session. `graceMs`: how long the contexts of its lost clients are kept. */
+  bind({ graceMs }) {
+    this._clients.setGrace(graceMs);
+  }
+
+  /** Opens the start URL in the initial page. */
   async open(url, waitUntil) {
-    const page = await this._contexts.initialPage();
+    this._clients.startPageOpened();
     const timeout = new Promise((_, reject) => {
       const message = `${url} did not reach "${waitUntil}" within ${START_PAGE_TIMEOUT_MS / 1000} s`;
       setTimeout(reject, START_PAGE_TIMEOUT_MS, new Error(message)).unref();
     });
     try {
-      await Promise.race([page.mainFrame().goto(nullProgress, url, { waitUntil }), timeout]);
+      await Promise.race([this._server.defaultContext.open(url, waitUntil), timeout]);
     } catch (error) {
       // Over BiDi the first line is only "unknown error", and the second contains the cause.
       const cause = error.message.match(/Message: Error: (.*)/)?.[1] ?? error.message.split('\n')[0];
@@ -186,33 +174,46 @@ class Browser {
     }
   }
 
-  /** Evaluates an expression in the page, which succeeds only if both the parent and the content process respond. */
-  async ping() {
-    const page = await this._contexts.initialPage();
-    await page.mainFrame().evaluateExpression(nullProgress, '1 + 1', { world: 'utility' });
+  /** Resolves once both the parent and the content process of the initial page have responded. */
+  ping() {
+    return this._server.defaultContext.ping();
+  }
+
+  /** Whether a client waits for the response to a call, or a download grows. */
+  isBusy() {
+    return this._server.isBusy();
   }
 
   /** Calls back once, when the browser has exited for any reason. */
   onExit(callback) {
-    this._browserServer.on('close', (code, signal) => {
-      const output = processOutput(this._browser.options.browserLogsCollector.recentLogs());
-      callback({ code, signal, output });
+    let [exited, lost] = [false, false];
+    this._server.onLost(() => {
+      // An exit closes the connection, too, before it is reported.
+      setTimeout(() => {
+        if (exited) return;
+        lost = true;
+        this._server.kill();
+      }, EXIT_REPORT_MS);
+    });
+    this._server.onExit(({ code, signal, log }) => {
+      exited = true;
+      callback({ code, signal, lost, lastWords: processOutput(log) });
     });
   }
 
   /** Closes all client connections. Resolves once they are closed. */
   disconnectClients() {
-    return this._server.close();
+    return this._server.disconnectClients();
   }
 
   /** Kills the browser. A clean exit would only write data that is discarded with the profile. See `onExit`. */
   close() {
-    return this._browserServer.kill();
+    return this._server.kill();
   }
 
   /** Quits the browser cleanly, so that it writes its profile to disk. */
   quit() {
-    return this._browserServer.close();
+    return this._server.quit();
   }
 }
 

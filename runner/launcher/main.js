@@ -19,6 +19,8 @@ const send = (event) => process.stdout.write(JSON.stringify(event) + '\n');
 
 /** Time limit for sending Close frames, so that a client that does not read cannot keep the slot occupied. */
 const CLOSE_FRAME_TIMEOUT_MS = 500;
+/** How often activity is reported. The shortest idle timeout of a session is several times as long. */
+const ACTIVITY_INTERVAL_MS = 5_000;
 
 async function main() {
   const lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
@@ -26,7 +28,7 @@ async function main() {
   if (first.done) return;
   let browser;
   try {
-    browser = await Browser.launch(JSON.parse(first.value));
+    browser = await Browser.launch(JSON.parse(first.value), () => send({ event: 'pageNotShown' }));
   } catch (error) {
     send({ event: 'failed', message: String(error.message) });
     process.exitCode = 1;
@@ -45,6 +47,7 @@ async function main() {
     process.exit(0);
   });
   send({ event: 'ready', version: browser.version, browserPid: browser.pid });
+  setInterval(() => browser.isBusy() && send({ event: 'active' }), ACTIVITY_INTERVAL_MS).unref();
 
   for await (const line of lines) runCommand(browser, JSON.parse(line));
   await close();
@@ -58,6 +61,9 @@ function runCommand(browser, command) {
         () => send({ event: 'pageFinished', error: null }),
         (error) => send({ event: 'pageFinished', error: error.message }),
       );
+      return;
+    case 'bind':
+      browser.bind(command);
       return;
     case 'ping':
       // A failed ping has no event: the runner's own timeout detects an unresponsive browser.

@@ -13,7 +13,7 @@ async function main([engine, executable, template]) {
   const dir = fs.mkdtempSync(path.join(os.tmpdir(), 'camofleet-'));
   try {
     const screen = { width: 1280, height: 720 };
-    const browser = await Browser.launch({ engine, executable, dir, wsPath: '/', headless: true, screen, graceMs: 0 });
+    const browser = await Browser.launch({ engine, executable, dir, wsPath: '/', headless: true, screen });
     await browser.ping();
     await browser.quit();
     // Not every engine writes all of these files.

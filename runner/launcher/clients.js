@@ -1,0 +1,146 @@
+// Decides what each client of a session holds beyond the contexts that it creates:
+//
+// - The initial page, which has one holder at a time. A client asks for it (`page: 'open'`, or `'new'` for an empty
+//   page with cleared storage). The first client of a session whose start URL was opened gets it without asking, unless
+//   it says `'none'`. When the holder leaves, its settings are undone, but the document, cookies and storage stay.
+// - The contexts of a lost connection, which are kept for a while if the client has a name, and given back to the next
+//   connection with that name. A lost connection without a name loses its contexts, as on a plain Playwright server.
+'use strict';
+
+/** Close code of a connection that ended without a Close frame (RFC 6455 section 7.1.5). */
+const ABNORMAL_CLOSURE = 1006;
+/** Close code of a connection that another one replaces (RFC 6455 section 7.4.1). */
+const GOING_AWAY = 1001;
+/** Most lost clients whose contexts are kept. One more takes the place of the one that was lost first. */
+const MAX_LOST_CLIENTS = 16;
+/** Time limit for undoing a holder's settings, which a page that hangs can delay. */
+const UNDO_TIMEOUT_MS = 5_000;
+
+class Client {
+  constructor(name) {
+    this.name = name; // undefined if the client has none
+    this.connection = undefined; // undefined while the client is lost
+    this.contexts = []; // contexts that its next connection gets
+    this.expiry = undefined; // timer that forgets the lost client
+  }
+}
+
+class Clients {
+  /**
+   * `server` is the Playwright server (playwright-1.62.js). `onPageNotShown` is called for each client that does not
+   * get the start page only because it did not ask for it.
+   */
+  constructor(server, onPageNotShown) {
+    this._server = server;
+    this._onPageNotShown = onPageNotShown;
+    this._named = new Map(); // name -> Client, in the order of their last loss or connection
+    this._graceMs = 0;
+    this._startPage = 'none'; // 'none', 'unclaimed' until the first client connects, or 'claimed'
+    this._holder = undefined;
+    this._undone = Promise.resolve(); // resolves once the settings of the previous holder are undone
+  }
+
+  /** Sets how long the contexts of a lost client are kept, in milliseconds. */
+  setGrace(ms) {
+    this._graceMs = ms;
+  }
+
+  /** The session's start URL is opened in the initial page. */
+  startPageOpened() {
+    this._startPage = 'unclaimed';
+  }
+
+  /** Returns undefined, or the HTTP `{ status, message }` with which a client is rejected. */
+  admit({ page, name }) {
+    const asks = page === 'open' || page === 'new';
+    if (!asks || !this._holder || this._holder === this._named.get(name)) return undefined;
+    const holder = this._holder.name === undefined ? 'a client without a name' : `client "${this._holder.name}"`;
+    return { status: 409, message: `the initial page is held by ${holder}: wait until it has left, or use page=none` };
+  }
+
+  /** Connects an admitted client. */
+  connect(connection, { page, name }) {
+    const client = this._named.get(name) ?? new Client(name);
+    this._replaceConnection(client, connection);
+    this._assignPage(client, page);
+    connection.beforeInitialized(async () => {
+      if (client.connection !== connection) return;
+      for (const context of client.contexts.splice(0)) connection.giveContext(context);
+      if (this._holder !== client) return;
+      await this._undone;
+      if (page === 'new') await this._server.defaultContext.clear();
+      connection.showDefaultContext(() => this._releasePage(client, Promise.resolve()));
+    });
+    connection.onClose((code) => this._disconnect(client, connection, code));
+  }
+
+  _replaceConnection(client, connection) {
+    clearTimeout(client.expiry);
+    const previous = client.connection;
+    client.connection = connection;
+    if (client.name !== undefined) this._moveToEnd(client);
+    if (previous) {
+      client.contexts.push(...previous.takeContexts());
+      previous.close(GOING_AWAY, `replaced by a newer connection of client "${client.name}"`);
+    }
+  }
+
+  _moveToEnd(client) {
+    this._named.delete(client.name);
+    this._named.set(client.name, client);
+  }
+
+  _assignPage(client, page) {
+    const isFirst = this._startPage === 'unclaimed';
+    if (isFirst) this._startPage = 'claimed';
+    if (page === 'none') {
+      if (this._holder === client) this._releasePage(client, Promise.resolve());
+    } else if (page !== undefined || (isFirst && !this._holder)) {
+      this._holder = client;
+    } else if (this._startPage === 'claimed' && this._holder !== client) {
+      this._onPageNotShown();
+    }
+  }
+
+  _disconnect(client, connection, code) {
+    if (client.connection !== connection) return;
+    client.connection = undefined;
+    if (client.name === undefined || code !== ABNORMAL_CLOSURE || this._graceMs === 0) {
+      this._forget(client, connection.cleanedUp());
+      return;
+    }
+    client.contexts.push(...connection.takeContexts());
+    this._moveToEnd(client);
+    client.expiry = setTimeout(() => this._forget(client, Promise.resolve()), this._graceMs);
+    const lost = [...this._named.values()].filter((other) => !other.connection);
+    if (lost.length > MAX_LOST_CLIENTS) this._forget(lost[0], Promise.resolve());
+  }
+
+  /** Gives up all that a client holds, once `cleanedUp` resolves. */
+  _forget(client, cleanedUp) {
+    clearTimeout(client.expiry);
+    if (client.name !== undefined) this._named.delete(client.name);
+    for (const context of client.contexts.splice(0)) this._server.closeContext(context, 'the client did not reconnect in time');
+    if (this._holder === client) this._releasePage(client, cleanedUp);
+  }
+
+  _releasePage(client, cleanedUp) {
+    if (this._holder !== client) return;
+    this._holder = undefined;
+    const undo = async () => {
+      await cleanedUp;
+      await this._server.defaultContext.undoSettings();
+    };
+    this._undone = this._undone.then(() => withTimeout(undo(), UNDO_TIMEOUT_MS));
+  }
+}
+
+/** Resolves with the promise, when it fails, or at the time limit, whichever is first. */
+async function withTimeout(promise, ms) {
+  let timer;
+  const timeout = new Promise((resolve) => (timer = setTimeout(resolve, ms)));
+  await Promise.race([promise.catch(() => {}), timeout]);
+  clearTimeout(timer);
+}
+
+module.exports = { Clients, MAX_LOST_CLIENTS };

@@ -1,0 +1,402 @@
+// What the launcher uses of Playwright's internals, in Playwright 1.62 to 1.64. No other file uses any. The contract
+// tests (playwright-1.62.test.js) run against the first and the last of these versions.
+//
+// Two options of launchServer are undocumented: `_userDataDir` launches the browser with a profile, and thus with a
+// default context, and a path as `port` listens on a Unix socket, because every page could reach a TCP port.
+//
+// Playwright itself isolates the clients of a launched server: a client is shown only the contexts that it created,
+// and they are closed when it disconnects (`isolateContexts` of BrowserDispatcher). `Connection` adds what a client may
+// hold beyond that, and closes what Playwright's isolation leaves open: contexts for reuse and names of traces, which
+// all clients of a browser share, and a second server (`browser.bind`), which would listen without a secret path.
+'use strict';
+
+const fs = require('node:fs');
+const http = require('node:http');
+const path = require('node:path');
+
+/** Largest message from a client, in bytes. Playwright's clients accept as much; its server's default is 100 MiB. */
+const MAX_PAYLOAD = 256 << 20;
+/** Calls with the name of a trace. */
+const TRACE_METHODS = new Set(['tracingStart', 'tracingStartChunk']);
+
+/**
+ * Loads the Playwright package with this name. Returns `launch(options, firefoxOptions)`, which resolves to a `Server`.
+ */
+function load(packageName = 'playwright-core') {
+  const { firefox } = require(packageName);
+  const { remote, server: internals } = require(`${packageName}/lib/coreBundle`);
+
+  /** Calls launchServer, and also returns the server object, which launchServer does not expose. */
+  const launchServer = async (options) => {
+    const prototype = remote.PlaywrightServer.prototype;
+    const { listen } = prototype;
+    let playwrightServer;
+    prototype.listen = function (...args) {
+      playwrightServer = this;
+      return listen.apply(this, args);
+    };
+    try {
+      return { browserServer: await firefox.launchServer(options), playwrightServer };
+    } finally {
+      prototype.listen = listen;
+    }
+  };
+
+  return {
+    /** `options` of launchServer, without those that this module sets. `socket`: path of the server's Unix socket. */
+    async launch({ profile, socket, ...options }) {
+      const launched = await launchServer({ ...options, port: socket, _userDataDir: profile });
+      return new Server(launched, internals);
+    },
+  };
+}
+
+/** A Playwright server and its browser. */
+class Server {
+  constructor({ browserServer, playwrightServer }, internals) {
+    this._browserServer = browserServer;
+    this._playwrightServer = playwrightServer;
+    this._internals = internals;
+    this._browser = playwrightServer._options.preLaunchedBrowser;
+    this._connections = new Set();
+    this._defaultContext = new DefaultContext(this._browser, internals);
+    this._reuse = Promise.resolve();
+    this.version = this._browser.version();
+    this.pid = browserServer.process().pid;
+    // The `ws` server reads its options for each connection, so the change applies to all clients.
+    playwrightServer._wsServer._wsServer.options.maxPayload = MAX_PAYLOAD;
+  }
+
+  get defaultContext() {
+    return this._defaultContext;
+  }
+
+  /**
+   * Serves clients. `admit(headers)` returns undefined, or the `{ status, message }` with which a handshake is rejected.
+   * `connected(connection, headers)` is called for each client, before it sends anything.
+   */
+  serve({ admit, connected }) {
+    const delegate = this._playwrightServer._wsServer._delegate;
+    const { onUpgrade, onConnection } = delegate;
+    delegate.onUpgrade = (request, socket) => {
+      const rejected = onUpgrade.call(delegate, request, socket);
+      if (rejected) return rejected;
+      const refusal = admit(request.headers);
+      return refusal && { error: rejection(request.httpVersion, refusal) };
+    };
+    delegate.onConnection = (request, url, socket, id) => {
+      const playwrightConnection = onConnection.call(delegate, request, url, socket, id);
+      const connection = new Connection(this, playwrightConnection, socket, id);
+      this._connections.add(connection);
+      connection.onClose(() => this._connections.delete(connection));
+      connected(connection, request.headers);
+      return playwrightConnection;
+    };
+  }
+
+  /** Whether a client waits for the response to a call, or a download grows. */
+  isBusy() {
+    const grown = this._downloadsHaveGrown();
+    return grown || [...this._connections].some((connection) => connection.hasPendingCalls());
+  }
+
+  /** Whether the files of unfinished downloads have grown since the previous call. */
+  _downloadsHaveGrown() {
+    const before = this._downloaded ?? 0;
+    this._downloaded = this._browser._downloads.size === 0 ? 0 : sizeOf(this._browser.options.downloadsPath);
+    return this._downloaded > before;
+  }
+
+  /** Calls back once, when the browser has exited for any reason, with its exit code or signal, and its last output. */
+  onExit(callback) {
+    this._browserServer.on('close', (code, signal) => {
+      callback({ code, signal, log: this._browser.options.browserLogsCollector.recentLogs() });
+    });
+  }
+
+  /** Calls back once, when Playwright has lost its connection to the browser. The browser may still run. */
+  onLost(callback) {
+    this._browser.once('disconnected', callback);
+  }
+
+  /** Closes a context that was taken from a client. */
+  closeContext(context, reason) {
+    context.close(this._internals.nullProgress, { reason }).catch(() => {}); // fails only while the browser is closing
+  }
+
+  /** Closes all client connections. Resolves once they are closed. */
+  disconnectClients() {
+    return this._playwrightServer.close();
+  }
+
+  /** Kills the browser. */
+  kill() {
+    return this._browserServer.kill();
+  }
+
+  /** Quits the browser, so that it writes its profile to disk. */
+  quit() {
+    return this._browserServer.close();
+  }
+
+  /** Runs a call on the context for reuse of one client. Playwright has one for each browser. */
+  _withReusedContext(client, call) {
+    const result = this._reuse.then(async () => {
+      this._browser._contextForReuse = client.contextForReuse;
+      try {
+        return await call();
+      } finally {
+        client.contextForReuse = this._browser._contextForReuse;
+        this._browser._contextForReuse = undefined;
+      }
+    });
+    this._reuse = result.catch(() => {});
+    return result;
+  }
+}
+
+/** A client's connection. */
+class Connection {
+  constructor(server, playwrightConnection, socket, id) {
+    this._server = server;
+    this._connection = playwrightConnection;
+    this._socket = socket;
+    this._id = id;
+    this._pending = new Set(); // ids of calls without a response
+    this._prepare = () => {};
+    this._wrapRoot();
+    this._wrapMessages();
+  }
+
+  /** Runs before the client sees its browser. */
+  beforeInitialized(prepare) {
+    this._prepare = prepare;
+  }
+
+  /** Calls back when the connection has closed, with its close code (RFC 6455 section 7.1.5). */
+  onClose(callback) {
+    this._socket.once('close', callback);
+  }
+
+  /** Resolves once Playwright has closed what belongs to the closed connection. */
+  cleanedUp() {
+    return this._connection._onDisconnect();
+  }
+
+  /** Closes the connection with a code and a reason that the client's library shows. */
+  close(code, reason) {
+    this._connection.close({ code, reason });
+  }
+
+  /** Whether the client waits for the response to a call. */
+  hasPendingCalls() {
+    return this._pending.size > 0;
+  }
+
+  /** Takes the client's contexts away from it, so that they outlive its connection. */
+  takeContexts() {
+    const contexts = [...(this._browserDispatcher?._isolatedContexts ?? [])];
+    this._browserDispatcher?._isolatedContexts.clear();
+    return contexts;
+  }
+
+  /** Gives a context to the client, as if it had created it. */
+  giveContext(context) {
+    if (context.isClosingOrClosed()) return;
+    const contexts = this._browserDispatcher._isolatedContexts;
+    contexts.add(context);
+    context.once('close', () => contexts.delete(context));
+    this._show(context);
+  }
+
+  /** Shows the default context to the client, as the first of its contexts. `onClosed`: the client has closed it. */
+  showDefaultContext(onClosed) {
+    this._onDefaultContextClosed = onClosed;
+    this._show(this._server.defaultContext.context);
+  }
+
+  _show(context) {
+    const Dispatcher = this._server.defaultContext.dispatcherClass;
+    const dispatcher = Dispatcher.from(this._browserDispatcher, context);
+    this._browserDispatcher._dispatchEvent('context', { context: dispatcher });
+  }
+
+  _wrapRoot() {
+    const root = this._connection._root;
+    const { createPlaywright } = root;
+    root.createPlaywright = async (scope, params) => {
+      const playwright = await createPlaywright(scope, params);
+      this._browserDispatcher = playwright._browserDispatcher;
+      this._wrapBrowser(this._browserDispatcher);
+      await this._prepare();
+      return playwright;
+    };
+  }
+
+  _wrapBrowser(dispatcher) {
+    const { newContextForReuse, disconnectFromReusedContext } = dispatcher;
+    dispatcher.newContextForReuse = (...args) =>
+      this._server._withReusedContext(this, async () => {
+        const result = await newContextForReuse.apply(dispatcher, args);
+        dispatcher._isolatedContexts.add(result.context._object);
+        return result;
+      });
+    dispatcher.disconnectFromReusedContext = (...args) =>
+      this._server._withReusedContext(this, () => disconnectFromReusedContext.apply(dispatcher, args));
+    dispatcher.startServer = async () => {
+      throw new Error('a session has one endpoint: browser.bind() is not available');
+    };
+  }
+
+  _wrapMessages() {
+    const dispatcherConnection = this._connection._dispatcherConnection;
+    const { dispatch, onmessage } = dispatcherConnection;
+    const defaultContext = this._server.defaultContext;
+    dispatcherConnection.dispatch = async (message) => {
+      // `__waitInfo__` and the like have ids, but no responses.
+      if (!message.method?.startsWith('__')) this._pending.add(message.id);
+      if (message.method === 'close' && this._onDefaultContextClosed) {
+        if (message.guid === defaultContext.context.guid) {
+          const dispatcher = dispatcherConnection.existingDispatcher(defaultContext.context);
+          dispatcher._dispatchEvent('close');
+          dispatcher._dispose();
+          const onClosed = this._onDefaultContextClosed;
+          this._onDefaultContextClosed = undefined;
+          onClosed();
+          dispatcherConnection.onmessage({ id: message.id, result: {} });
+          return;
+        }
+        await defaultContext.replaceLastPage(message.guid);
+      }
+      if (TRACE_METHODS.has(message.method) && message.params?.name) {
+        // Names of traces are file names in a directory that all clients share.
+        message.params.name = `${this._id}-${message.params.name.replace(/[^\w.-]/g, '_')}`;
+      }
+      return dispatch.call(dispatcherConnection, message);
+    };
+    dispatcherConnection.onmessage = (message) => {
+      this._pending.delete(message.id);
+      return onmessage(message);
+    };
+  }
+}
+
+/** The default context, which belongs to no client and always has a page, because the browser exits with its last. */
+class DefaultContext {
+  constructor(browser, internals) {
+    this.context = browser._defaultContext;
+    this._progress = internals.nullProgress;
+    this._options = structuredClone(this.context._options);
+    this._engines = new Map(this.context.selectors()._engines);
+    this.dispatcherClass = contextDispatcherClass(browser, internals);
+    this.context.pages().forEach((page) => this._keepOnePage(page));
+    this.context.on('page', (page) => this._keepOnePage(page));
+  }
+
+  /** Opens a URL in the initial page. Resolves at the event `waitUntil`. */
+  async open(url, waitUntil) {
+    const page = await this._initialPage();
+    await page.mainFrame().goto(this._progress, url, { waitUntil });
+  }
+
+  /** Evaluates an expression in the page, which succeeds only if both the parent and the content process respond. */
+  async ping() {
+    const page = await this._initialPage();
+    await page.mainFrame().evaluateExpression(this._progress, '1 + 1', { world: 'utility' });
+  }
+
+  /** Opens an empty page first, if this is the guid of the only page. */
+  async replaceLastPage(guid) {
+    const [page, ...others] = this.context.pages();
+    if (others.length === 0 && page?.guid === guid) await this._openPage();
+  }
+
+  /**
+   * Undoes the settings that a client has made, and closes the pages that it has opened, but keeps the initial page's
+   * document, cookies and storage. Playwright itself has undone what belongs to the client's connection: routes, init
+   * scripts, exposed functions, and handlers.
+   */
+  async undoSettings() {
+    const { context, _progress: progress, _options: options } = this;
+    const [initial, ...others] = context.pages();
+    for (const page of others) await page.close(progress).catch(() => {});
+    await context.tracing.resetForReuse(progress);
+    await context.clock.uninstall(progress);
+    await context.credentials.dispose(progress);
+    await context.clearPermissions();
+    await context.setExtraHTTPHeaders(progress, options.extraHTTPHeaders);
+    await context.setOffline(progress, options.offline);
+    await context.setHTTPCredentials(progress, options.httpCredentials);
+    await context.setGeolocation(options.geolocation);
+    context.selectors()._engines = new Map(this._engines);
+    context.selectors().setTestIdAttributeName(options.testIdAttributeName ?? 'data-testid');
+    if (initial) await this._undoPageSettings(initial);
+  }
+
+  /** Page.resetForReuse of Playwright, without its navigation to about:blank. */
+  async _undoPageSettings(page) {
+    page._emulatedSize = undefined;
+    page._emulatedMedia = {};
+    page._extraHTTPHeaders = undefined;
+    await page.delegate.updateEmulateMedia();
+    await page.delegate.updateExtraHTTPHeaders();
+    if (this.context._browser.options.channel !== 'moz-firefox') return page.delegate.updateEmulatedViewportSize();
+    // Over BiDi, Playwright sets sizes but does not reset them.
+    const session = page.delegate._session;
+    const context = session.sessionId;
+    await session.send('browsingContext.setViewport', { context, viewport: null, devicePixelRatio: null });
+    await session.send('emulation.setScreenOrientationOverride', { contexts: [context], screenOrientation: null });
+    await session.send('emulation.setScreenSettingsOverride', { contexts: [context], screenArea: null });
+  }
+
+  /** Replaces all pages with an empty one, and clears cookies, caches and storage. */
+  async clear() {
+    const pages = this.context.pages();
+    await this.context.setStorageState(this._progress, undefined, 'api');
+    await this._openPage();
+    for (const page of pages) await page.close(this._progress).catch(() => {});
+  }
+
+  async _initialPage() {
+    return this.context.pages()[0] ?? (await this._openPage());
+  }
+
+  _openPage() {
+    this._opening ??= this.context.newPage(this._progress).finally(() => (this._opening = undefined));
+    return this._opening;
+  }
+
+  /** Pages are also closed by `window.close()` and by viewers. */
+  _keepOnePage(page) {
+    page.once('close', () => {
+      const last = this.context.pages().every((other) => other === page);
+      if (last) this._openPage().catch(() => {}); // fails if the page was closed because the browser is closing
+    });
+  }
+}
+
+/**
+ * Returns Playwright's class BrowserContextDispatcher, which is not exported, from a connection of our own that sees
+ * the default context.
+ */
+function contextDispatcherClass(browser, { DispatcherConnection, RootDispatcher, PlaywrightDispatcher }) {
+  const root = new RootDispatcher(new DispatcherConnection());
+  const options = { preLaunchedBrowser: browser, sharedBrowser: true, denyLaunch: true };
+  new PlaywrightDispatcher(root, browser.attribution.playwright, options);
+  const dispatcher = root.connection.existingDispatcher(browser._defaultContext);
+  root._dispose();
+  return dispatcher.constructor;
+}
+
+function rejection(httpVersion, { status, message }) {
+  const [reason, body] = [http.STATUS_CODES[status], `${message}\n`];
+  return `HTTP/${httpVersion} ${status} ${reason}\r\ncontent-type: text/plain\r\n\r\n${body}`;
+}
+
+/** Total size of the files in a directory, in bytes. */
+function sizeOf(directory) {
+  const size = (name) => fs.statSync(path.join(directory, name), { throwIfNoEntry: false })?.size ?? 0;
+  return fs.readdirSync(directory).reduce((sum, name) => sum + size(name), 0);
+}
+
+module.exports = { load };
