@@ -428,7 +428,7 @@ fn a_hung_smoke_test_fails_and_does_not_delay_a_session() {
     let mut world = smoke_test_world();
     world.apply(Step::Launched { nth: 0 });
     world.wait(LAUNCH_TIMEOUT);
-    assert!(world.state().launch_error.is_some_and(|error| error.contains("75 s")));
+    assert!(world.state().launch_error.is_some_and(|error| error.contains("90 s")));
     world.apply(Step::Removed { nth: 0 });
     world.wait(Duration::from_secs(1));
     world.bind("s", request(Display::Headless, 60, 600, false));
