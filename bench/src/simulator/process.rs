@@ -430,9 +430,9 @@ mod tests {
     fn a_session_whose_launch_hangs_fails() {
         let (mut process, start) = cold(plan(), Fault::LaunchHangs);
         process.bind("a", request(), None, start).unwrap();
-        advance_until(&mut process, start, start + 74 * SECOND);
+        advance_until(&mut process, start, start + 89 * SECOND);
         assert_eq!(phase(&process, "a"), Some(SessionPhase::Starting));
-        advance_until(&mut process, start + 74 * SECOND, start + 75 * SECOND);
+        advance_until(&mut process, start + 89 * SECOND, start + 90 * SECOND);
         assert_eq!(end_reason(&process, "a"), Some(EndReason::LaunchFailed));
         assert_eq!(process.state().free, 2);
     }
