@@ -107,7 +107,7 @@ pub async fn apply_pools(client: Client, release: &Release, pools: &BTreeMap<Str
     until_established(&client).await?;
     let namespace = &release.namespace;
     let api = pools_api(&client, Some(namespace));
-    let mut refused = Vec::new();
+    let mut rejected = Vec::new();
     for (name, pool) in pools {
         match apply(&api, release, name, pool).await {
             Ok(true) => tracing::info!(namespace, pool = name, "applied the pool"),
@@ -118,9 +118,9 @@ pub async fn apply_pools(client: Client, release: &Release, pools: &BTreeMap<Str
                     "applied the pool, which this release did not create: an uninstall keeps it"
                 );
             }
-            Err(Error::Api(refusal)) => {
-                tracing::error!(namespace, pool = name, "the API server rejected the pool: {}", refusal.message);
-                refused.push(name.as_str());
+            Err(Error::Api(status)) => {
+                tracing::error!(namespace, pool = name, "the API server rejected the pool: {}", status.message);
+                rejected.push(name.as_str());
             }
             Err(error) => return Err(error).with_context(|| format!("cannot apply the pool {name}")),
         }
@@ -133,10 +133,10 @@ pub async fn apply_pools(client: Client, release: &Release, pools: &BTreeMap<Str
             tracing::info!(namespace, pool = name, "deleted the pool, which is no longer in the chart's values");
         }
     }
-    if !refused.is_empty() {
+    if !rejected.is_empty() {
         bail!(
             "the API server rejected {}. Correct them under `pools` in the chart's values, and upgrade again",
-            refused.join(", ")
+            rejected.join(", ")
         );
     }
     Ok(())
@@ -325,10 +325,10 @@ impl Uninstall<'_> {
             .any(|pool| pool.data["spec"]["allowedNamespaces"]["from"].as_str().is_some_and(|from| from != "Same"));
         if shared || self.selection == PoolSelection::Cluster {
             match Api::<BrowserSession>::all(self.client.clone()).list(&ListParams::default()).await {
-                Err(Error::Api(refusal)) if refusal.code == 403 && self.selection == PoolSelection::Release => {
+                Err(Error::Api(status)) if status.code == 403 && self.selection == PoolSelection::Release => {
                     tracing::warn!(
                         "could not list the sessions of other namespaces, which run until their drain deadline: {}",
-                        refusal.message
+                        status.message
                     );
                 }
                 sessions => return Ok(sessions.context("cannot list the sessions")?.items),
@@ -351,7 +351,7 @@ where
     let name = object.name_any();
     match api.delete(&name, &params).await {
         // Another object has the name, so the one to delete is gone.
-        Err(Error::Api(refusal)) if refusal.is_conflict() => Ok(()),
+        Err(Error::Api(status)) if status.is_conflict() => Ok(()),
         answer => unless_gone(answer).with_context(|| format!("cannot delete {name}")),
     }
 }

@@ -165,10 +165,10 @@ impl Core {
             Event::Nodes(change) => self.node_changed(change),
             Event::Namespaces(change) => self.namespace_changed(change),
             Event::Keys(keys) => self.keys_changed(keys),
-            Event::Leads => self.lead(),
-            Event::Follows => self.follow(),
-            Event::Runner { pod, report } => self.runner_reported(&pod, report),
-            Event::Silent { pod } => self.runner_silent(&pod),
+            Event::BecameLeader => self.begin_term(),
+            Event::LostLeadership => self.end_term(),
+            Event::RunnerReported { pod, report } => self.runner_reported(&pod, report),
+            Event::RunnerUnreachable { pod } => self.runner_unreachable(&pod),
             Event::BindAnswered { session, pod, answer } => self.bind_answered(&session, &pod, answer),
             Event::EndAnswered { session, pod } => self.end_answered(&session, &pod),
             Event::SessionPatched { session, answer } => self.session_patched(&session, answer),
@@ -184,7 +184,7 @@ impl Core {
     }
 
     /// Starts a term: rebuilds the state from the objects, and waits for the runners to report.
-    fn lead(&mut self) {
+    fn begin_term(&mut self) {
         let awaited =
             self.runners.iter().filter(|runner| runner.pod().address.is_some() && !runner.pod().is_terminated());
         let awaited = awaited.map(|runner| runner.pod().uid.clone()).collect();
@@ -203,12 +203,12 @@ impl Core {
         self.outbox.enqueue(Subject::Queue);
     }
 
-    /// Ends the term: drops all timers and stops following the runners.
-    fn follow(&mut self) {
+    /// Ends the term: drops all timers and stops the report streams of the runners.
+    fn end_term(&mut self) {
         self.term = None;
         self.outbox.drop_timers();
         for uid in self.runners.uids() {
-            self.outbox.send(Effect::Unfollow { pod: uid.clone() });
+            self.outbox.send(Effect::StopStreaming { pod: uid.clone() });
         }
     }
 

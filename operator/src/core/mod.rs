@@ -8,7 +8,7 @@
 //! - `messages`: the events and effects.
 //!
 //! A follower receives all events, so that its caches are warm when it becomes the leader, but reconciles nothing. A
-//! new leader reads the objects, follows every runner, and assigns slots only when the runners have reported
+//! new leader reads the objects, streams the reports of every runner, and assigns slots only when all have reported
 //! ([`Core::may_schedule`]).
 
 mod clock;

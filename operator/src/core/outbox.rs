@@ -169,11 +169,11 @@ mod tests {
     #[test]
     fn returns_effects_in_order() {
         let mut outbox = Outbox::default();
-        let unfollow = |pod: &str| Effect::Unfollow { pod: pod.to_owned() };
-        outbox.send(unfollow("b"));
-        outbox.send_all([unfollow("a")]);
+        let stop = |pod: &str| Effect::StopStreaming { pod: pod.to_owned() };
+        outbox.send(stop("b"));
+        outbox.send_all([stop("a")]);
         let pods = |effects: Vec<Effect>| -> Vec<Uid> {
-            let pod = |effect| if let Effect::Unfollow { pod } = effect { pod } else { panic!("{effect:?}") };
+            let pod = |effect| if let Effect::StopStreaming { pod } = effect { pod } else { panic!("{effect:?}") };
             effects.into_iter().map(pod).collect()
         };
         assert_eq!(pods(outbox.take_effects()), ["b", "a"]);

@@ -80,19 +80,19 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
         fields
     }
 
-    /// Records that the write failed, or that its result is unknown. A refused write is not repeated until the object
+    /// Records that the write failed, or that its result is unknown. A rejected write is not repeated until the object
     /// changes.
     pub(super) fn failed(&mut self, failure: &WriteFailure, subject: &str, now: Monotonic) {
         (self.sent, self.partial) = (None, None);
         self.call = match failure {
-            WriteFailure::Refused(_) => RetryState::Refused,
+            WriteFailure::Rejected(_) => RetryState::Rejected,
             WriteFailure::Conflict | WriteFailure::Gone | WriteFailure::Transient(_) => self.call.failed(subject, now),
         };
     }
 
-    /// Allows a refused write again, because the object has changed.
+    /// Allows a rejected write again, because the object has changed.
     pub(super) fn object_changed(&mut self) {
-        if self.call == RetryState::Refused {
+        if self.call == RetryState::Rejected {
             self.call = RetryState::Idle;
         }
     }

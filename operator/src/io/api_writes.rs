@@ -99,8 +99,8 @@ impl Executor {
             Ok(Ok(found)) => Ok(found.map(|Trimmed(found)| found)),
             Ok(Err(error)) => {
                 tracing::warn!(namespace, name, %error, "could not read an object");
-                let refused = matches!(&error, kube::Error::Api(status) if matches!(status.code, 400 | 403));
-                Err(if refused { ReadFailure::Refused } else { ReadFailure::Transient })
+                let is_rejected = matches!(&error, kube::Error::Api(status) if matches!(status.code, 400 | 403));
+                Err(if is_rejected { ReadFailure::Rejected } else { ReadFailure::Transient })
             }
             Err(_) => {
                 tracing::warn!(namespace, name, "timed out reading an object");
@@ -138,7 +138,7 @@ impl Executor {
                     Ok(())
                 }
                 Ok(Ok(Some(_))) => {
-                    Err(WriteFailure::Refused(format!("pod {name} exists and is not a runner of this pool: delete it")))
+                    Err(WriteFailure::Rejected(format!("pod {name} exists and is not a runner of this pool: delete it")))
                 }
                 Ok(Ok(None)) => Err(WriteFailure::Transient("the pod existed but was deleted meanwhile".to_owned())),
                 Ok(Err(error)) => Err(failure(CREATE_POD, &error)),
@@ -248,7 +248,7 @@ impl Executor {
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let answer = match self.write(BUDGET, api.patch(&key.name, &params, &owned_budget_patch(pool, &budget))).await {
             Err(WriteFailure::Gone) => self.write(BUDGET, api.create(&PostParams::default(), &budget)).await,
-            Err(WriteFailure::Refused(_)) => Err(WriteFailure::Refused(format!(
+            Err(WriteFailure::Rejected(_)) => Err(WriteFailure::Rejected(format!(
                 "PodDisruptionBudget {} in namespace {} does not belong to this pool, so the runners of the pool can be evicted with \
                  their sessions: delete or rename that PodDisruptionBudget",
                 key.name, key.namespace
@@ -347,7 +347,7 @@ impl WriteFailure {
         match self {
             Self::Conflict => "conflict",
             Self::Gone => "gone",
-            Self::Refused(_) => "refused",
+            Self::Rejected(_) => "refused",
             Self::Transient(_) => "transient",
         }
     }
@@ -397,7 +397,7 @@ fn failure(kind: &str, error: &kube::Error) -> WriteFailure {
         kube::Error::Api(status) => match status.code {
             404 => WriteFailure::Gone,
             409 => WriteFailure::Conflict,
-            400 | 403 | 413 | 422 => WriteFailure::Refused(status.message.clone()),
+            400 | 403 | 413 | 422 => WriteFailure::Rejected(status.message.clone()),
             _ => WriteFailure::Transient(status.message.clone()),
         },
         _ => WriteFailure::Transient(error.to_string()),

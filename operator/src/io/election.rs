@@ -113,7 +113,7 @@ pub(super) async fn run(
         }
     }
     leadership.set(None);
-    let _ = events.send(Event::Follows);
+    let _ = events.send(Event::LostLeadership);
     if election.term.is_some() {
         match tokio::time::timeout(RETRY, election.release()).await {
             Ok(Ok(())) => tracing::info!("released the Lease"),
@@ -142,11 +142,11 @@ impl Election {
         match (announced, self.term) {
             (false, Some(term)) => {
                 tracing::info!(epoch = term.epoch, "became leader");
-                let _ = events.send(Event::Leads);
+                let _ = events.send(Event::BecameLeader);
             }
             (true, None) => {
                 tracing::warn!("lost leadership");
-                let _ = events.send(Event::Follows);
+                let _ = events.send(Event::LostLeadership);
             }
             (true, Some(_)) | (false, None) => {}
         }

@@ -83,10 +83,10 @@ impl Executor {
     /// Starts an effect. Its result is sent to the core as an event.
     pub(super) fn execute(self: Arc<Self>, effect: Effect) {
         match effect {
-            Effect::Follow { pod, key, address, slots } => {
-                self.runners.follow((pod, key), address, slots, self.leadership.clone());
+            Effect::StreamReports { pod, key, address, slots } => {
+                self.runners.start_stream((pod, key), address, slots, self.leadership.clone());
             }
-            Effect::Unfollow { pod } => self.runners.unfollow(&pod),
+            Effect::StopStreaming { pod } => self.runners.stop_stream(&pod),
             Effect::Observe(observation) => {
                 self.metrics.observe(&observation);
                 self.traces.observe(&observation);
@@ -96,7 +96,7 @@ impl Executor {
             Effect::Bind { session, pod, key, address, request, is_new } => {
                 tokio::spawn(async move { self.bind(session, (pod, key), address, request, is_new).await });
             }
-            Effect::End { session, pod, key, address } => {
+            Effect::EndSession { session, pod, key, address } => {
                 tokio::spawn(async move { self.end(session, (pod, key), address).await });
             }
             Effect::PatchSession { session, status, urgent } => {

@@ -58,14 +58,14 @@ pub(super) fn start(config: &Config, namespace: &str, events: &UnboundedSender<E
     let all = caches::config();
     let runner_pods = caches::config().labels(&format!("{}={}", RUNNER_LABEL.0, RUNNER_LABEL.1));
     let named = |name: &str| caches::config().fields(&format!("metadata.name={name}"));
-    tasks.spawn(follow(
+    tasks.spawn(run_watch(
         Api::all(sessions),
         all.clone(),
         read.clone(),
         |session: BrowserSession| Some(Arc::new(session)),
         sender(events, Event::Sessions),
     ));
-    tasks.spawn(follow(
+    tasks.spawn(run_watch(
         Api::all(pools),
         all.clone(),
         read.clone(),
@@ -73,21 +73,21 @@ pub(super) fn start(config: &Config, namespace: &str, events: &UnboundedSender<E
         sender(events, Event::Pools),
     ));
     let runner = |pod: PartialPod| RunnerPod::read(&pod);
-    tasks.spawn(follow(Api::all(runners), runner_pods, read.clone(), runner, sender(events, Event::Pods)));
+    tasks.spawn(run_watch(Api::all(runners), runner_pods, read.clone(), runner, sender(events, Event::Pods)));
     let node = |node: PartialNode| Some(read_node(&node));
-    tasks.spawn(follow(Api::all(nodes), all.clone(), read.clone(), node, sender(events, Event::Nodes)));
+    tasks.spawn(run_watch(Api::all(nodes), all.clone(), read.clone(), node, sender(events, Event::Nodes)));
     let namespace_read = |namespace: PartialNamespace| Some(read_namespace(namespace));
-    tasks.spawn(follow(Api::all(namespaces), all, read.clone(), namespace_read, sender(events, Event::Namespaces)));
+    tasks.spawn(run_watch(Api::all(namespaces), all, read.clone(), namespace_read, sender(events, Event::Namespaces)));
     let keys = Keys { trusted: Arc::default(), events: events.clone() };
     for (issuer, client) in [(Issuer::Operator, operator_key), (Issuer::Gateway, gateway_key)] {
         let parse_secret = move |secret: Secret| Some(keystore::keys_of_secret(&secret, issuer));
         let sender = keys.sender(move |trusted, keys| trusted.set_secret_keys(issuer, keys));
         let config = named(&public_keys_secret(issuer));
-        tasks.spawn(follow(Api::namespaced(client, namespace), config, read.clone(), parse_secret, sender));
+        tasks.spawn(run_watch(Api::namespaced(client, namespace), config, read.clone(), parse_secret, sender));
     }
     let parse_config_map = |config_map: ConfigMap| Some(keystore::keys_of_config_map(&config_map));
     let sender = keys.sender(TrustedKeys::set_config_map_keys);
-    tasks.spawn(follow(
+    tasks.spawn(run_watch(
         Api::namespaced(config_map, namespace),
         named(PUBLIC_KEYS_CONFIG_MAP),
         read,
@@ -173,7 +173,7 @@ pub(super) fn are_all_listed(count: usize) -> bool {
 }
 
 /// Watches objects, and increments `read` after their first complete list.
-async fn follow<K, T>(
+async fn run_watch<K, T>(
     api: Api<Trimmed<DeserializeGuard<K>>>,
     config: watcher::Config,
     read: watch::Sender<usize>,
@@ -347,7 +347,7 @@ mod tests {
             }
         });
         let (shown, mut seen) = tokio::sync::mpsc::unbounded_channel();
-        let following = follow(
+        let running = run_watch(
             Api::all(Client::new(server, "ns")),
             caches::config(),
             watch::channel(0).0,
@@ -355,7 +355,7 @@ mod tests {
             move |change| shown.send(change).unwrap(),
         );
         let change = tokio::select! {
-            () = following => unreachable!("a watch runs forever"),
+            () = running => unreachable!("a watch runs forever"),
             change = seen.recv() => change.unwrap(),
         };
         let Change::Listed(sessions) = change else { panic!("the first change is a list: {change:?}") };

@@ -153,7 +153,7 @@ fn creates_no_runner_when_the_first_template_is_too_large() {
     assert_eq!(
         stalled(&fleet).as_deref(),
         Some(reasons::TEMPLATE_TOO_LARGE),
-        "the refusal is published before any runner is needed"
+        "the rejection is published before any runner is needed"
     );
     fleet.edit("own", "pool", |spec| spec.replicas = Some(2));
     fleet.advance(700_000);
@@ -286,12 +286,12 @@ fn replaces_broken_runners_regardless_of_max_unavailable() {
 }
 
 #[test]
-fn a_canary_refused_by_a_quota_displaces_an_idle_runner() {
+fn a_canary_rejected_by_a_quota_displaces_an_idle_runner() {
     for (max_unavailable, removed) in [(0, 0), (1, 1)] {
         let mut fleet = Fleet::new();
         fleet.pool("own", "pool", 3, reusable(max_unavailable));
         fleet.advance(2_000);
-        fleet.canaries_refused = true;
+        fleet.canaries_rejected = true;
         fleet.edit("own", "pool", change_image);
         fleet.advance(60_000);
         assert_eq!((fleet.removed.len(), fleet.runners()), (removed, 3 - removed), "maxUnavailable {max_unavailable}");

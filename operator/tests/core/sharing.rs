@@ -215,9 +215,9 @@ fn enforces_max_sessions_and_max_queued() {
     assert_eq!((fleet.bound.len(), fleet.queued()), (2, 2));
     fleet.create(sessions("b", 3, &on_pool("own", "pool")));
     fleet.advance(1_000);
-    let refused: Vec<_> =
+    let rejected: Vec<_> =
         fleet.sessions.keys().filter(|uid| fleet.status(uid).state == SessionState::Finished).collect();
-    assert_eq!(refused, ["b1", "b2"], "the sessions that arrived last");
+    assert_eq!(rejected, ["b1", "b2"], "the sessions that arrived last");
     assert_eq!(fleet.ready_reason("b1").0, reasons::QUEUE_FULL);
     assert_eq!(fleet.ready_reason("a2").0, reasons::POOL_LIMIT_REACHED);
     fleet.edit("own", "pool", |spec| spec.limits.max_queued = Some(0));

@@ -270,7 +270,7 @@ fn detects_status_patches_without_a_resource_version() {
 
 #[test]
 fn detects_a_slot_freed_after_a_lost_response() {
-    assert_detects(Mutation::LostResponseMeansRefused);
+    assert_detects(Mutation::LostResponseMeansNoFreeSlot);
 }
 
 #[test]

@@ -46,8 +46,8 @@ pub(in crate::core) fn stalled_reason(pool: &Pool, runners: &[&Runner], now: Now
 
 /// The reason for `Stalled` when the canary cannot be created or cannot load a page.
 pub(in crate::core) fn canary_stalled_reason(pool: &Pool, runners: &[&Runner], now: Now) -> Option<ReasonMessage> {
-    if let Some(refusal) = pool.shapes.refusal() {
-        return Some(refusal);
+    if let Some(rejection) = pool.shapes.rejection() {
+        return Some(rejection);
     }
     let canary = |runner: &&Runner| pool.shapes.is_canary(&runner.pod().revision);
     let runners = runners.iter().copied().filter(canary).collect();
@@ -66,7 +66,7 @@ fn first(checks: &[Check], inspection: &Inspection) -> Option<ReasonMessage> {
 /// The pool has only a template that is too large.
 fn no_shape_is_accepted(inspection: &Inspection) -> Option<ReasonMessage> {
     let shapes = &inspection.pool.shapes;
-    shapes.refusal().filter(|_| shapes.has_no_valid_shape())
+    shapes.rejection().filter(|_| shapes.has_no_valid_shape())
 }
 
 /// Pods of the current shape cannot be created, or exit before they have been warm for 30 s.

@@ -108,7 +108,7 @@ impl Core {
             && let Some(revision) = pool.ordinals.create_failed(name)
         {
             let message = match failure {
-                WriteFailure::Refused(message) | WriteFailure::Transient(message) => message,
+                WriteFailure::Rejected(message) | WriteFailure::Transient(message) => message,
                 WriteFailure::Conflict | WriteFailure::Gone => "the namespace is being deleted".to_owned(),
             };
             pool.shapes.failed(&revision, (reasons::POD_REFUSED, message), now);

@@ -60,19 +60,19 @@ impl Shapes {
         self.proven.as_ref().unwrap_or(&self.update)
     }
 
-    /// Returns whether the only known shape is refused, so that no runner can be created.
+    /// Returns whether the only known shape is rejected, so that no runner can be created.
     pub(in crate::core) fn has_no_valid_shape(&self) -> bool {
-        self.current().refusal().is_some()
+        self.current().rejection().is_some()
     }
 
     /// Returns whether the update shape is not proven yet. Its canary has to load a page first.
     pub(in crate::core) fn is_rolling_out(&self) -> bool {
-        self.update.revision != self.current().revision && self.update.refusal().is_none()
+        self.update.revision != self.current().revision && self.update.rejection().is_none()
     }
 
     /// Why no runner is created in the update shape, for `Stalled`.
-    pub(in crate::core) fn refusal(&self) -> Option<ReasonMessage> {
-        self.update.refusal().map(|message| (reasons::TEMPLATE_TOO_LARGE, message))
+    pub(in crate::core) fn rejection(&self) -> Option<ReasonMessage> {
+        self.update.rejection().map(|message| (reasons::TEMPLATE_TOO_LARGE, message))
     }
 
     /// Returns whether runners of the revision are canaries, which take no sessions.

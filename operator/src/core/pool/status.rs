@@ -127,7 +127,7 @@ fn conditions_of(
     let is_settled = replicas.are_settled(pool);
     let reconciling = if is_settled { (pools::RECONCILED, String::new()) } else { reconciling_reason() };
     // A failed canary and a missing budget need attention although the runners serve.
-    let budget_taken = pool.disruption_budget.refusal().map(|message| (pools::BUDGET_TAKEN, message.to_owned()));
+    let budget_taken = pool.disruption_budget.rejection().map(|message| (pools::BUDGET_TAKEN, message.to_owned()));
     let stalled = failure.filter(|_| !is_ready).or(canary).or(budget_taken);
     [
         (READY, is_ready, ready),
@@ -140,7 +140,7 @@ type ReconcilingReason = fn(&Pool, Replicas) -> Option<ReasonMessage>;
 
 /// Why a pool is not settled. The first that applies is published.
 const RECONCILING_REASONS: [ReconcilingReason; 5] =
-    [draining, template_refused, waiting_to_launch, canary_starting, runners_leaving];
+    [draining, template_too_large, waiting_to_launch, canary_starting, runners_leaving];
 
 /// The pool is being deleted.
 fn draining(pool: &Pool, replicas: Replicas) -> Option<ReasonMessage> {
@@ -156,8 +156,8 @@ fn draining(pool: &Pool, replicas: Replicas) -> Option<ReasonMessage> {
 }
 
 /// The template of the spec is too large.
-fn template_refused(pool: &Pool, _: Replicas) -> Option<ReasonMessage> {
-    pool.shapes.refusal()
+fn template_too_large(pool: &Pool, _: Replicas) -> Option<ReasonMessage> {
+    pool.shapes.rejection()
 }
 
 /// The next launch waits for CPUs, or for overdue runners of the pool.

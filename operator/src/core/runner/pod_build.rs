@@ -91,7 +91,7 @@ impl Shape {
     }
 
     /// Why no pod can be created in this shape: its template was too large to keep. `None` if pods can be created.
-    pub fn refusal(&self) -> Option<String> {
+    pub fn rejection(&self) -> Option<String> {
         let bytes = self.pool.spec.template.oversized_bytes?;
         Some(format!(
             "spec.template has {bytes} bytes as JSON; at most {MAX_TEMPLATE_BYTES} are allowed. Shorten its \

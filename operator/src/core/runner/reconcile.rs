@@ -1,4 +1,4 @@
-//! Reconciles runners: follows their pods and reports, ends the sessions of lost runners, deletes pods and annotates
+//! Reconciles runners: tracks their pods and reports, ends the sessions of lost runners, deletes pods and annotates
 //! them with the public keys.
 
 use crate::core::{
@@ -94,7 +94,7 @@ impl Core {
         self.outbox.clear_timer(&Subject::Runner(uid.clone()));
         self.outbox.clear_timer(&Subject::Unwanted(uid.clone()));
         if self.term.is_some() {
-            self.outbox.send(Effect::Unfollow { pod: uid.clone() });
+            self.outbox.send(Effect::StopStreaming { pod: uid.clone() });
         }
         self.outbox.enqueue(Subject::Pool(runner.pod().pool.0.clone()));
     }
@@ -184,9 +184,9 @@ impl Core {
         }
     }
 
-    pub(in crate::core) fn runner_silent(&mut self, pod: &Uid) {
+    pub(in crate::core) fn runner_unreachable(&mut self, pod: &Uid) {
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        runner.mark_silent(self.outbox.monotonic());
+        runner.mark_unreachable(self.outbox.monotonic());
         self.stop_awaiting(pod);
         self.outbox.enqueue(Subject::Runner(pod.clone()));
         self.outbox.enqueue(Subject::Pool(self.runners[pod].pod().pool.0.clone()));
@@ -214,12 +214,12 @@ impl Core {
         }
         // The status of its sessions shows whether the runner answers.
         self.outbox.enqueue_all(runner.sessions().iter().cloned().map(Subject::Session));
-        let silent_since = match *runner.connectivity() {
-            Connectivity::Silent { since } => Some(since),
+        let unreachable_since = match *runner.connectivity() {
+            Connectivity::Unreachable { since } => Some(since),
             Connectivity::Unknown | Connectivity::Up => None,
         };
         let mut timers: Vec<Monotonic> = Vec::new();
-        if let Some(since) = silent_since {
+        if let Some(since) = unreachable_since {
             let delete_at = since.after(DELETE_UNREACHABLE_AFTER);
             if runner.is_stuck(self.outbox.now()) {
                 // Its node does not answer either, so the kubelet will not confirm that the pod is gone.
@@ -231,7 +231,7 @@ impl Core {
             let stuck = self.runners[uid].stuck_from(self.outbox.now());
             timers.extend([since.after(PUBLISH_UNREACHABLE_AFTER), delete_at].into_iter().chain(stuck));
         }
-        self.follow_runner(uid);
+        self.stream_reports(uid);
         self.annotate_runner(uid);
         let runner = &self.runners[uid];
         timers.extend(runner.write_retries());
@@ -256,11 +256,11 @@ impl Core {
         self.outbox.set_timer(Subject::Runner(uid.clone()), retry);
     }
 
-    fn follow_runner(&mut self, uid: &Uid) {
+    fn stream_reports(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
-        if let Some(address) = runner.follow() {
+        if let Some(address) = runner.begin_streaming() {
             let (key, slots) = (runner.pod().key.clone(), runner.pod().slots);
-            self.outbox.send(Effect::Follow { pod: uid.clone(), key, address, slots });
+            self.outbox.send(Effect::StreamReports { pod: uid.clone(), key, address, slots });
         }
     }
 
@@ -287,7 +287,7 @@ impl Core {
             Ok(()) => {}
             Err(WriteFailure::Gone) => return self.pod_gone(uid),
             // A conflict means that the name belongs to another pod. The watch reports when this pod is gone.
-            Err(WriteFailure::Conflict | WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
+            Err(WriteFailure::Conflict | WriteFailure::Rejected(_) | WriteFailure::Transient(_)) => {
                 runner.deletion_failed(self.outbox.monotonic());
             }
         }
@@ -309,7 +309,7 @@ impl Core {
         match answer {
             Ok(()) if reverted => runner.annotation_failed(self.outbox.monotonic()),
             Ok(()) | Err(WriteFailure::Gone | WriteFailure::Conflict) => runner.annotation_settled(),
-            Err(WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
+            Err(WriteFailure::Rejected(_) | WriteFailure::Transient(_)) => {
                 runner.annotation_failed(self.outbox.monotonic());
             }
         }

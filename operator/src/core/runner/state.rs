@@ -45,7 +45,7 @@ pub(in crate::core) struct Runner {
     report: Option<Report>,
     /// All sessions of the runner are known: it has reported to this leader, or its pod was created in this term.
     sessions_known: bool,
-    /// The runner refused or lost a session after its last report, so the number of its free slots is unknown.
+    /// The runner rejected or lost a session after its last report, so the number of its free slots is unknown.
     slots_unknown: bool,
     /// This leader has deleted the pod.
     deleting: bool,
@@ -64,8 +64,8 @@ pub(in crate::core) struct Runner {
     /// When the token bucket for lookups of unknown sessions is full again. It holds [`LOOKUP_BURST`] tokens, and gets
     /// one every [`LOOKUP_INTERVAL`].
     lookup_bucket_full_at: Monotonic,
-    /// The runner's event stream is followed.
-    followed: bool,
+    /// The runner's reports are streamed.
+    streaming: bool,
     /// The write of the annotation with the public keys.
     annotation: RetryState,
     /// The deletion of the pod.
@@ -93,7 +93,7 @@ pub(in crate::core) enum Connectivity {
     Unknown,
     Up,
     /// The runner does not answer.
-    Silent {
+    Unreachable {
         since: Monotonic,
     },
 }
@@ -115,7 +115,7 @@ impl Runner {
             not_warm_since: None,
             sessions: BTreeSet::new(),
             created,
-            followed: false,
+            streaming: false,
             annotation: RetryState::Idle,
             deletion: RetryState::Idle,
             failure_recorded: false,
@@ -161,7 +161,7 @@ impl Runner {
         self.sessions_known = true;
     }
 
-    /// Records that the runner refused or lost a session. It gets no session before its next report.
+    /// Records that the runner rejected or lost a session. It gets no session before its next report.
     pub(in crate::core) fn mark_slots_unknown(&mut self) {
         self.slots_unknown = true;
     }
@@ -189,17 +189,17 @@ impl Runner {
         ReportChange { changed, first_warm, becomes_warm: report.warm && !was_warm }
     }
 
-    pub(in crate::core) fn mark_silent(&mut self, now: Monotonic) {
-        if !matches!(self.connectivity, Connectivity::Silent { .. }) {
-            self.connectivity = Connectivity::Silent { since: now };
+    pub(in crate::core) fn mark_unreachable(&mut self, now: Monotonic) {
+        if !matches!(self.connectivity, Connectivity::Unreachable { .. }) {
+            self.connectivity = Connectivity::Unreachable { since: now };
         }
     }
 
-    /// Starts to follow the runner's events. Returns its address, or `None` if it is followed already or has no address
+    /// Starts the stream of reports. Returns the runner's address, or `None` if the stream has started or there is no address
     /// yet.
-    pub(in crate::core) fn follow(&mut self) -> Option<IpAddr> {
-        let address = self.pod.address.filter(|_| !self.followed)?;
-        self.followed = true;
+    pub(in crate::core) fn begin_streaming(&mut self) -> Option<IpAddr> {
+        let address = self.pod.address.filter(|_| !self.streaming)?;
+        self.streaming = true;
         Some(address)
     }
 
@@ -310,7 +310,7 @@ impl Runner {
     }
 
     /// The new value of the annotation with the public keys, if it has to be written. An issuer without a published key
-    /// keeps the keys that the runner has, because without any key the runner would refuse all calls of that issuer.
+    /// keeps the keys that the runner has, because without any key the runner would reject all calls of that issuer.
     fn wanted_keys(&self, published: Option<&str>) -> Option<String> {
         let published = published.filter(|published| *published != self.pod.keys)?;
         let parse = |keys: &str| serde_json::from_str::<PublicKeys>(keys);
@@ -364,7 +364,7 @@ impl Runner {
     /// by an idle one of `slots` slots. Each assigned session that the runner does not list yet takes a slot. A runner that
     /// drains, is spent or does not answer has no free slots.
     pub(in crate::core) fn free_slots_unless_idle(&self, slots: u32) -> Option<u32> {
-        let lost = self.is_terminating() || matches!(self.connectivity, Connectivity::Silent { .. });
+        let lost = self.is_terminating() || matches!(self.connectivity, Connectivity::Unreachable { .. });
         match self.report.as_ref().filter(|_| !lost) {
             Some(report) if report.draining || report.spent => Some(0),
             Some(report) => {
@@ -644,9 +644,9 @@ mod tests {
         assert_eq!(runner.record_report(&report(2, true), Monotonic(0)), change(true, true, true));
         assert_eq!(runner.record_report(&report(3, false), Monotonic(0)), change(true, false, false));
         assert_eq!(runner.record_report(&report(4, true), Monotonic(0)), change(true, false, true));
-        runner.mark_silent(Monotonic(5));
-        runner.mark_silent(Monotonic(9));
-        assert_eq!(*runner.connectivity(), Connectivity::Silent { since: Monotonic(5) });
+        runner.mark_unreachable(Monotonic(5));
+        runner.mark_unreachable(Monotonic(9));
+        assert_eq!(*runner.connectivity(), Connectivity::Unreachable { since: Monotonic(5) });
         assert_eq!(
             runner.record_report(&report(4, true), Monotonic(9)),
             change(true, false, false),
@@ -681,9 +681,9 @@ mod tests {
     }
 
     #[test]
-    fn follows_and_annotates_a_runner_once() {
+    fn streams_and_annotates_a_runner_once() {
         let mut runner = Runner::new(pod("a", "p", None), at(0));
-        assert!(runner.follow().is_some() && runner.follow().is_none());
+        assert!(runner.begin_streaming().is_some() && runner.begin_streaming().is_none());
         assert_eq!(runner.begin_annotation(None, Monotonic(0)), None, "no keys are published");
         assert_eq!(runner.begin_annotation(Some("{}"), Monotonic(0)), None, "the annotation has these keys");
         assert!(runner.begin_annotation(Some("new"), Monotonic(0)).is_some());

@@ -125,7 +125,7 @@ impl Core {
             }));
             let since = self.outbox.monotonic();
             if let Some(session) = self.sessions.get_mut(&uid) {
-                // If the runner refuses the session, it may wait again even if the queue is full.
+                // If the runner rejects the session, it may wait again even if the queue is full.
                 session.admit();
             }
             self.set_stage(&uid, Stage::Binding { runner, since, call: RetryState::Idle });
@@ -231,11 +231,11 @@ impl Core {
                 );
                 WaitDecision::Wait(WaitReason::new(reasons::NO_MATCHING_POOL, message))
             } else {
-                Rejection::Namespace.explain(&demand, key)
+                Rejection::Namespace.into_wait_decision(&demand, key)
             };
         };
         if let Some(rejection) = self.rejection(pool, &demand) {
-            return rejection.explain(&demand, key);
+            return rejection.into_wait_decision(&demand, key);
         }
         WaitDecision::Wait(no_capacity_reason(pool, &demand))
     }
@@ -255,9 +255,9 @@ impl Core {
                 // Explain the rejection by a pool of the session's own namespace, where its user can change the pool.
                 let own = self.pools.iter().filter(|(key, _)| key.namespace == *namespace);
                 let mut rejections = own.filter_map(|(key, pool)| Some((self.rejection(pool, demand)?, key)));
-                let message = rejections.next().map(|(rejection, key)| match rejection.explain(demand, key) {
+                let message = rejections.next().map(|(rejection, key)| match rejection.into_wait_decision(demand, key) {
                     WaitDecision::Wait(wait) => wait.message,
-                    WaitDecision::Refuse(end) => end.message,
+                    WaitDecision::Reject(end) => end.message,
                 });
                 WaitReason::new(
                     reasons::NO_MATCHING_POOL,

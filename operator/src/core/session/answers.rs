@@ -45,7 +45,7 @@ impl Core {
                 self.set_bound(pod, uid, SessionReport::answered(&answer), (&answer.boot_id, answer.generation));
                 self.finish_if_ended(uid, &answer);
             }
-            (Stage::Binding { runner, .. }, Err(BindFailure::Refused)) if runner == *pod => {
+            (Stage::Binding { runner, .. }, Err(BindFailure::NoFreeSlot)) if runner == *pod => {
                 if let Some(runner) = self.runners.get_mut(pod) {
                     runner.mark_slots_unknown();
                 }
@@ -110,7 +110,7 @@ impl Core {
                 let key = session.key();
                 self.outbox.send(Effect::ReadSession { key, session: uid.clone() });
             }
-            Err(failure @ (WriteFailure::Refused(_) | WriteFailure::Transient(_))) => {
+            Err(failure @ (WriteFailure::Rejected(_) | WriteFailure::Transient(_))) => {
                 session.write_failed(uid, &failure, self.outbox.monotonic());
             }
         }
@@ -143,7 +143,7 @@ impl Core {
             }
             Ok(None) => return self.session_gone(uid),
             // Repeat the write. It meets the same conflict unless the watch delivers the newer object first.
-            Err(ReadFailure::Refused | ReadFailure::Transient) => {
+            Err(ReadFailure::Rejected | ReadFailure::Transient) => {
                 session.write_failed(uid, &WriteFailure::Conflict, self.outbox.monotonic());
             }
         }
@@ -159,7 +159,7 @@ impl Core {
             // after the deletion of the object.
             Ok(Some(_)) | Err(ReadFailure::Transient) => self.orphans.lookup_failed(uid, self.outbox.monotonic()),
             // The operator cannot find out whether the session exists, so it leaves the session alone.
-            Err(ReadFailure::Refused) => self.orphans.lookup_refused(uid),
+            Err(ReadFailure::Rejected) => self.orphans.lookup_rejected(uid),
             Ok(None) => {
                 self.orphans.remove(uid);
                 self.tombstones.insert(uid, self.outbox.monotonic());
@@ -193,7 +193,7 @@ impl Core {
         match answer {
             // The watch reports when the object is gone.
             Ok(()) | Err(WriteFailure::Gone) => {}
-            Err(WriteFailure::Conflict | WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
+            Err(WriteFailure::Conflict | WriteFailure::Rejected(_) | WriteFailure::Transient(_)) => {
                 if matches!(session.stage(), Stage::Finished { .. }) {
                     self.call_failed(uid);
                 }

@@ -1,4 +1,4 @@
-//! Reconciles sessions: follows their objects and the reports of their runners, makes the calls that are due, and
+//! Reconciles sessions: tracks their objects and the reports of their runners, makes the calls that are due, and
 //! publishes their status.
 
 use crate::core::{
@@ -232,8 +232,8 @@ impl Core {
         let Some(pool) = self.pool_of(runner) else {
             return key.namespace == demand.namespace && self.targets(&demand, key);
         };
-        let refused = matches!(self.rejection(pool, &demand), Some(Rejection::Namespace | Rejection::Tenant));
-        self.targets(&demand, key) && !refused
+        let is_excluded = matches!(self.rejection(pool, &demand), Some(Rejection::Namespace | Rejection::Tenant));
+        self.targets(&demand, key) && !is_excluded
     }
 
     pub(in crate::core) fn set_bound(
@@ -370,7 +370,7 @@ impl Core {
     fn evaluate_wait(&self, session: &Session) -> Result<Option<WaitReason>, SessionEnd> {
         let wait = match self.wait_decision(session) {
             WaitDecision::Wait(wait) => wait,
-            WaitDecision::Refuse(end) => return Err(end),
+            WaitDecision::Reject(end) => return Err(end),
         };
         let queue_overflow =
             || self.queue_overflow(&Demand::of(session.object()), &CreationOrder::of(session.object()));
@@ -402,7 +402,7 @@ impl Core {
             Stage::Ended(_) => None,
             Stage::Finished { at, delete } => match delete {
                 RetryState::Idle => Some(at.after(self.ttl(uid))),
-                RetryState::InFlight { .. } | RetryState::Pause { .. } | RetryState::Refused => delete.retry_at(),
+                RetryState::InFlight { .. } | RetryState::Pause { .. } | RetryState::Rejected => delete.retry_at(),
             },
         };
         // Everything due now is done. An earlier time would only cause an idle step, and hide a later one.
@@ -421,7 +421,7 @@ impl Core {
             address: runner.pod().address,
             reachable: match *runner.connectivity() {
                 Connectivity::Up | Connectivity::Unknown => true,
-                Connectivity::Silent { since } => self.outbox.monotonic().since(since) < PUBLISH_UNREACHABLE_AFTER,
+                Connectivity::Unreachable { since } => self.outbox.monotonic().since(since) < PUBLISH_UNREACHABLE_AFTER,
             },
             spec: self.pool_of(runner).map(|pool| pool.object().as_ref()),
         });

@@ -3,7 +3,7 @@
 //! ```text
 //!           assign            runner has it
 //!  Waiting ────────► Binding ───────────────► Bound ─ ended, lost ─► Ended ─ published ─► Finished ─ TTL ─► deleted
-//!     ▲                 │ refused, lost         │                      ▲
+//!     ▲                 │ rejected, lost        │                      ▲
 //!     └─────────────────┴── lost, unpublished ──┘    queue timeout ────┘
 //! ```
 //!

@@ -19,7 +19,7 @@ pub(super) struct Location<'a> {
     pub(super) pool: &'a Key,
     pub(super) runner: &'a Key,
     pub(super) address: Option<IpAddr>,
-    /// Whether the runner answers, or has been silent for less than 15 s.
+    /// Whether the runner answers, or has been unreachable for less than 15 s.
     pub(super) reachable: bool,
     pub(super) spec: Option<&'a WorkerPool>,
 }

@@ -26,7 +26,7 @@ impl Core {
         let Some(runner) = self.runners.get_mut(pod) else { return };
         if let Some(address) = runner.begin_end(session, self.outbox.monotonic()) {
             let key = runner.pod().key.clone();
-            self.outbox.send(Effect::End { session: session.clone(), pod: pod.clone(), key, address });
+            self.outbox.send(Effect::EndSession { session: session.clone(), pod: pod.clone(), key, address });
         }
     }
 

@@ -41,8 +41,8 @@ pub enum Mutation {
     None,
     /// Status patches ignore their resourceVersion.
     NoPrecondition,
-    /// A lost response to a bind counts as a refusal, so the slot is freed although the runner can have the session.
-    LostResponseMeansRefused,
+    /// A lost response to a bind counts as `NoFreeSlot`, so the slot is freed although the runner can have the session.
+    LostResponseMeansNoFreeSlot,
     /// A new leader does not wait for the reports of the runners.
     ScheduleBeforeReports,
     /// The deletion of a session also applies to a later session with its name.
@@ -94,7 +94,7 @@ pub struct Operator {
     inbox: Vec<Event>,
     /// Pending calls, each with the epoch in which it was made.
     calls: Vec<(Effect, u64)>,
-    followed: BTreeSet<String>,
+    streamed: BTreeSet<String>,
     /// Pods whose address this operator has observed.
     pods: BTreeSet<String>,
     /// Pods whose address it had observed when its term began.
