@@ -186,7 +186,7 @@ pub enum ReadFailure {
     Transient,
 }
 
-/// An action for the I/O layer. Every effect is safe to repeat.
+/// An action for the I/O layer. Every effect except [`Effect::Observe`] is safe to repeat.
 #[derive(Clone, Debug)]
 pub enum Effect {
     /// Stream the reports of a runner until [`Effect::StopStreaming`].
@@ -318,9 +318,9 @@ pub enum Effect {
         /// Message of the event.
         note: String,
     },
-    /// Record an observation in metrics, traces and logs.
+    /// Record an observation in metrics, traces and logs. It has no answer, and counts twice if it is repeated.
     Observe(Observation),
-    /// Delete the metrics of a pool that is gone.
+    /// Delete the metrics of a deleted pool. It has no answer.
     DeletePoolMetrics {
         /// Key of the pool.
         pool: Key,

@@ -1,5 +1,6 @@
-//! The operator's decisions: a state machine without I/O. It receives events ([`Event`]) and returns effects
-//! ([`Effect`]). Every effect is safe to repeat, and its answer comes back as an event.
+//! The operator's decisions: a state machine without I/O ([`Coordinator`]). It receives events ([`Event`]) and returns
+//! effects ([`Effect`]). Every call to the API server or a runner is safe to repeat, and its answer comes back as an
+//! event. `PublishEvent`, `Observe` and `DeletePoolMetrics` have no answer, and a repeated `Observe` counts twice.
 //!
 //! - `session`, `runner`, `pool`: state, reconciliation and published status of each.
 //! - `scheduler`: admission of sessions to pools, the queue, and the assignment of slots.
@@ -9,7 +10,7 @@
 //!
 //! A follower receives all events, so that its caches are warm when it becomes the leader, but reconciles nothing. A
 //! new leader reads the objects, streams the reports of every runner, and assigns slots only when all have reported
-//! ([`Core::may_schedule`]).
+//! ([`Coordinator::may_schedule`]).
 
 mod clock;
 mod cluster;
@@ -17,7 +18,7 @@ mod coordinator;
 mod ids;
 mod messages;
 mod orphans;
-mod outbox;
+mod step_context;
 mod pool;
 mod retry;
 pub mod runner;
@@ -28,7 +29,7 @@ mod timers;
 mod tombstones;
 
 pub use clock::{Interval, Monotonic, Now};
-pub use coordinator::{Core, FleetStats, QueueStats};
+pub use coordinator::{Coordinator, FleetStats, QueueStats};
 pub use ids::{Key, Uid};
 pub use messages::*;
 pub use pool::state::{FINALIZER, finalizer_removal};

@@ -40,15 +40,15 @@ impl RetryState {
         }
     }
 
-    /// Schedules the next attempt. The pause has a jitter that depends on `subject`.
-    pub(in crate::core) fn failed(self, subject: &str, now: Monotonic) -> Self {
+    /// Schedules the next attempt. The pause has a jitter that depends on `id`.
+    pub(in crate::core) fn failed(self, id: &str, now: Monotonic) -> Self {
         let failures = match self {
             Self::InFlight { failures } | Self::Pause { failures, .. } => failures.saturating_add(1),
             Self::Idle | Self::Rejected => 1,
         };
         let pause = BACKOFF.after(failures);
         let jitter =
-            subject.bytes().fold(failures, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte))) % 256;
+            id.bytes().fold(failures, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte))) % 256;
         Self::Pause { until: now.after(pause.mul_f64(0.75 + f64::from(jitter) / 1024.0)), failures }
     }
 

@@ -68,13 +68,13 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
     }
 
     /// Records that the write was accepted. Returns the fields whose stored value differs from the one that was sent.
-    pub(super) fn accepted(&mut self, stored: Option<&S>, subject: &str, now: Monotonic) -> Vec<String> {
+    pub(super) fn accepted(&mut self, stored: Option<&S>, id: &str, now: Monotonic) -> Vec<String> {
         let sent = self.sent.take();
         let fields = sent.as_deref().map(|sent| differences(sent, stored)).unwrap_or_default();
         if fields.is_empty() {
             (self.call, self.partial) = (RetryState::Idle, None);
         } else {
-            self.call = self.call.failed(subject, now);
+            self.call = self.call.failed(id, now);
             self.partial = sent.map(|sent| Box::new(Partial { sent: *sent, stored: stored.cloned() }));
         }
         fields
@@ -82,11 +82,11 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
 
     /// Records that the write failed, or that its result is unknown. A rejected write is not repeated until the object
     /// changes.
-    pub(super) fn failed(&mut self, failure: &WriteFailure, subject: &str, now: Monotonic) {
+    pub(super) fn failed(&mut self, failure: &WriteFailure, id: &str, now: Monotonic) {
         (self.sent, self.partial) = (None, None);
         self.call = match failure {
             WriteFailure::Rejected(_) => RetryState::Rejected,
-            WriteFailure::Conflict | WriteFailure::Gone | WriteFailure::Transient(_) => self.call.failed(subject, now),
+            WriteFailure::Conflict | WriteFailure::Gone | WriteFailure::Transient(_) => self.call.failed(id, now),
         };
     }
 

@@ -1,7 +1,7 @@
 //! Runs the operator: starts the watches, the election and the admin listener, and drives the core.
 
 use crate::{
-    core::{Core, Event, runner::pod_build::Installation},
+    core::{Coordinator, Event, runner::pod_build::Installation},
     finalizers,
     io::{
         admin::{self, StatsRequest},
@@ -90,7 +90,7 @@ async fn serve(
     ));
     let (stats_requests, received_stats_requests) = mpsc::channel(STATS_REQUESTS);
     let admin = admin::serve(options.admin_listen, executor.clone(), &watches, stats_requests)?;
-    let core = Core::new(options.installation);
+    let core = Coordinator::new(options.installation);
     let driving = tokio::spawn(drive(core, received, received_stats_requests, executor.clone(), clock.clone()));
 
     let stopped = CancellationToken::new();
@@ -123,7 +123,7 @@ async fn serve(
 /// other events of a step, so that no report of an earlier term follows the start of the next one. The statistics are
 /// computed only on request, because counting all queued sessions would slow down each step.
 async fn drive(
-    mut core: Core,
+    mut core: Coordinator,
     mut received: UnboundedReceiver<Event>,
     mut stats_requests: mpsc::Receiver<StatsRequest>,
     executor: Arc<Executor>,

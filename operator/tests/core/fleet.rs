@@ -6,7 +6,7 @@ use camofleet_crds::v1alpha1::{
     WorkerPoolSpec, WorkerPoolStatus,
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Event, FleetStats, Key, Monotonic, Namespace, Node, Now, Observation, Report, WriteFailure,
+    Change, Coordinator, Effect, Event, FleetStats, Key, Monotonic, Namespace, Node, Now, Observation, Report, WriteFailure,
     runner::pod_build::revision,
     runner::pod_read::{PendingReason, PodPhase, RunnerPod},
 };
@@ -38,7 +38,7 @@ pub fn on_pool(namespace: &str, pool: &str) -> BrowserSessionSpec {
 }
 
 pub struct Fleet {
-    core: Core,
+    core: Coordinator,
     millis: i64,
     version: u64,
     pools: BTreeMap<Key, WorkerPool>,
@@ -95,7 +95,7 @@ impl Fleet {
     /// A leader without any objects.
     pub fn new() -> Self {
         let mut fleet = Self {
-            core: Core::new(installation()),
+            core: Coordinator::new(installation()),
             millis: 60_000,
             version: 10,
             pools: BTreeMap::new(),
@@ -396,7 +396,7 @@ impl Fleet {
 
     /// Another operator becomes the leader, and knows only the stored objects.
     pub fn change_leader(&mut self) {
-        self.core = Core::new(installation());
+        self.core = Coordinator::new(installation());
         let sessions = self.sessions.values().cloned().map(Arc::new).collect();
         let pools = self.pools.values().cloned().map(Arc::new).collect();
         let pods = self.pods.values().cloned().collect();

@@ -7,7 +7,7 @@ use camofleet_crds::{
     v1alpha1::{BrowserSession, BrowserSessionSpec, Display, Engine, StartTier, WorkerPool, WorkerPoolSpec},
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Event, Key, Monotonic, Node, Now, ReadFailure, Report,
+    Change, Coordinator, Effect, Event, Key, Monotonic, Node, Now, ReadFailure, Report,
     runner::pod_build::revision,
     runner::pod_read::{PartialPod, PendingReason, PodPhase, RunnerPod},
 };
@@ -103,8 +103,8 @@ fn session_created(session: BrowserSession) -> Event {
 }
 
 /// A core that leads from [`START`] on, with these pools and pods.
-fn leader(pools: &[WorkerPool], pods: &[RunnerPod], cpus: usize) -> (Core, Vec<Effect>) {
-    let mut core = Core::new(installation());
+fn leader(pools: &[WorkerPool], pods: &[RunnerPod], cpus: usize) -> (Coordinator, Vec<Effect>) {
+    let mut core = Coordinator::new(installation());
     let node = Node { name: "node".into(), ready: true, cordoned: false, cpus };
     let events = [
         Event::Keys("{}".into()),
@@ -119,7 +119,7 @@ fn leader(pools: &[WorkerPool], pods: &[RunnerPod], cpus: usize) -> (Core, Vec<E
 }
 
 /// Steps the core at each of its timers until the given time.
-fn advance(core: &mut Core, until: i64) -> Vec<Effect> {
+fn advance(core: &mut Coordinator, until: i64) -> Vec<Effect> {
     let mut effects = Vec::new();
     while let Some(Monotonic(due)) = core.next_timer().filter(|due| due.0 <= until) {
         effects.extend(core.step([], at(due)));
@@ -492,7 +492,7 @@ fn does_not_repeat_a_rejected_orphan_read_and_forgets_orphans_with_their_runner(
     let evil = pool("evil", "p", 1);
     let liar = pod(&evil, "liar", 0);
     let (mut core, _) = leader(std::slice::from_ref(&evil), std::slice::from_ref(&liar), 4);
-    let lists = |core: &mut Core, generation: u64, now: i64| {
+    let lists = |core: &mut Coordinator, generation: u64, now: i64| {
         let invented = (0..3).map(|at| listed(format!("x-{at}"), "x")).collect();
         core.step([reports(&liar, state(invented, generation))], at(now))
     };
@@ -560,7 +560,7 @@ const WIDE: u32 = 32;
 
 /// A leader with a runner of 32 slots and as many deleted sessions as the runner can list. Also returns the runner's
 /// list.
-fn wide_runner_of_deleted_sessions() -> (Core, RunnerPod, Vec<Session>) {
+fn wide_runner_of_deleted_sessions() -> (Coordinator, RunnerPod, Vec<Session>) {
     let mut wide = pool("ns", "p", 1);
     wide.spec.slots_per_runner = i32::try_from(WIDE).unwrap();
     let runner = RunnerPod { slots: WIDE, ..pod(&wide, "wide", 0) };

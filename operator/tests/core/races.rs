@@ -9,7 +9,7 @@ use camofleet_crds::{
     },
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Event, Key, Monotonic, Now, Report, WriteFailure,
+    Change, Coordinator, Effect, Event, Key, Monotonic, Now, Report, WriteFailure,
     runner::pod_build::revision,
     runner::pod_read::{PodPhase, RunnerPod},
 };
@@ -25,7 +25,7 @@ const POD: &str = "pod-1";
 
 /// A leader with one pool and one runner of two slots.
 struct Leader {
-    core: Core,
+    core: Coordinator,
     millis: i64,
     pool: WorkerPool,
 }
@@ -38,7 +38,7 @@ impl Leader {
         pool.metadata.generation = Some(1);
         pool.metadata.resource_version = Some("1".into());
         pool.metadata.finalizers = Some(vec!["camofleet.dev/drain".into()]);
-        Self { core: Core::new(installation()), millis: 1_000_000, pool }
+        Self { core: Coordinator::new(installation()), millis: 1_000_000, pool }
     }
 
     fn leading(mut self) -> Self {

@@ -1,16 +1,16 @@
 //! Computes the demand for an autoscaled pool's runners.
 
 use crate::core::{
-    coordinator::Core,
+    coordinator::Coordinator,
     ids::Key,
-    outbox::Subject,
+    step_context::ReconcileKey,
     pool::{scale::RunnerDemand, state::Pool},
     runner::state::Runner,
     scheduler::queue::Demand,
 };
 use std::collections::BTreeMap;
 
-impl Core {
+impl Coordinator {
     /// Demand for the pool's runners, and their capacity.
     pub(in crate::core) fn runner_demand(&self, key: &Key, pool: &Pool) -> RunnerDemand {
         let mut by_tenant = BTreeMap::<&str, u32>::new();
@@ -27,7 +27,7 @@ impl Core {
         let slots = u32::try_from(pool.object().spec.slots_per_runner).unwrap_or(1);
         // Canaries are additional, and idle runners that terminate are being replaced.
         let counts = |runner: &&Runner| {
-            runner.occupies_ordinal(self.outbox.now())
+            runner.occupies_ordinal(self.context.now())
                 && !pool.shapes.is_canary(&runner.pod().revision)
                 && !runner.is_terminating_idle()
         };
@@ -64,12 +64,12 @@ impl Core {
     /// Enqueues the pools that a session with this demand may use, because it started or stopped waiting.
     pub(in crate::core) fn enqueue_pools_for(&mut self, demand: &Demand) {
         let targeted = self.pools.keys().filter(|key| self.targets(demand, key));
-        self.outbox.enqueue_all(targeted.cloned().map(Subject::Pool).collect::<Vec<_>>());
+        self.context.enqueue_all(targeted.cloned().map(ReconcileKey::Pool).collect::<Vec<_>>());
     }
 
     /// Enqueues the queue and all pools, because access to pools may have changed.
     pub(in crate::core) fn admission_changed(&mut self) {
-        self.outbox.enqueue(Subject::Queue);
-        self.outbox.enqueue_all(self.pools.keys().cloned().map(Subject::Pool));
+        self.context.enqueue(ReconcileKey::Queue);
+        self.context.enqueue_all(self.pools.keys().cloned().map(ReconcileKey::Pool));
     }
 }

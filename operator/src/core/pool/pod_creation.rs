@@ -1,10 +1,10 @@
 //! Creates runner pods for ordinals that lack one.
 
 use crate::core::{
-    coordinator::Core,
+    coordinator::Coordinator,
     ids::Key,
     messages::{Effect, WriteFailure},
-    outbox::Subject,
+    step_context::ReconcileKey,
     pool::{
         launch_budget::{MissingOrdinal, PoolLaunches},
         state::Pool,
@@ -14,9 +14,9 @@ use crate::core::{
 use camofleet_crds::conditions::pool as reasons;
 use std::collections::{BTreeMap, VecDeque};
 
-impl Core {
+impl Coordinator {
     pub(in crate::core) fn lacks_canary(&self, pool: &Pool) -> bool {
-        let stays = |runner: &Runner| runner.occupies_ordinal(self.outbox.now()) && !runner.is_terminating();
+        let stays = |runner: &Runner| runner.occupies_ordinal(self.context.now()) && !runner.is_terminating();
         let is_there = || {
             self.runners.of(pool.object()).any(|runner| stays(runner) && pool.shapes.is_canary(&runner.pod().revision))
         };
@@ -34,7 +34,7 @@ impl Core {
             }
             return;
         }
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let cpus = self.cluster.launch_cpus();
         let granted = self.launches.grant(&mut launches, cpus, now);
         // The next write of the pool's status publishes why the launch waits.
@@ -48,9 +48,9 @@ impl Core {
             let pod = pod_build::runner_pod(shape, &self.installation, ordinal, replaces, &keys, canary);
             let name = pod.metadata.name.clone().unwrap_or_default();
             pool.ordinals.begin_create(ordinal, name, &shape.revision, now);
-            self.outbox.send(Effect::CreatePod { pool: key.clone(), pod: Box::new(pod) });
+            self.context.send(Effect::CreatePod { pool: key.clone(), pod: Box::new(pod) });
             let timer = self.next_pool_timer(&key);
-            self.outbox.set_timer(Subject::Pool(key), timer);
+            self.context.set_timer(ReconcileKey::Pool(key), timer);
         }
     }
 
@@ -70,8 +70,8 @@ impl Core {
         }
         for runner in self.runners.iter() {
             // A deleted pool's runner uses CPUs, but does not count against a new pool of the same name.
-            let overdue = runner.is_overdue(self.outbox.now()) && self.pool_of(runner).is_some();
-            let launching = runner.is_launching(self.outbox.now());
+            let overdue = runner.is_overdue(self.context.now()) && self.pool_of(runner).is_some();
+            let launching = runner.is_launching(self.context.now());
             if launching || overdue {
                 let empty = || PoolLaunches { wanted: VecDeque::new(), launching: 0, overdue: 0 };
                 let pool = launches.entry(runner.pod().pool.0.clone()).or_insert_with(empty);
@@ -94,7 +94,7 @@ impl Core {
             .missing(self.lacks_canary(pool))
             .filter(|missing| {
                 let shape = if missing.canary { pool.shapes.update() } else { pool.shapes.current() };
-                pool.shapes.pause_until(&shape.revision).is_none_or(|until| until <= self.outbox.monotonic())
+                pool.shapes.pause_until(&shape.revision).is_none_or(|until| until <= self.context.monotonic())
             })
             .collect();
         wanted.sort_unstable();
@@ -102,7 +102,7 @@ impl Core {
     }
 
     pub(in crate::core) fn pod_created(&mut self, key: &Key, name: &str, answer: Result<(), WriteFailure>) {
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let Some(pool) = self.pools.get_mut(key) else { return };
         if let Err(failure) = answer
             && let Some(revision) = pool.ordinals.create_failed(name)
@@ -113,6 +113,6 @@ impl Core {
             };
             pool.shapes.failed(&revision, (reasons::POD_REFUSED, message), now);
         }
-        self.outbox.enqueue(Subject::Pool(key.clone()));
+        self.context.enqueue(ReconcileKey::Pool(key.clone()));
     }
 }

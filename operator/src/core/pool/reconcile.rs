@@ -3,11 +3,11 @@
 
 use crate::core::{
     clock::{Monotonic, Now},
-    cluster::Relabelled,
-    coordinator::Core,
+    cluster::LabelChange,
+    coordinator::Coordinator,
     ids::{Key, Uid, version},
     messages::{Change, Effect, Namespace, Observation, WriteFailure},
-    outbox::{Outbox, Subject},
+    step_context::{StepContext, ReconcileKey},
     pool::{
         diagnosis::PROGRESS_DEADLINE,
         rollout::{Rollout, outdated},
@@ -25,7 +25,7 @@ use std::{cmp::Reverse, sync::Arc, time::Duration};
 /// Time after the drain deadline at which the finalizer of a deleted pool is removed, even if runners are left.
 const FINALIZER_GRACE: Duration = Duration::from_secs(60);
 
-impl Core {
+impl Coordinator {
     pub(in crate::core) fn pool_applied(&mut self, object: Arc<WorkerPool>) {
         let key = Key::of(object.as_ref());
         let known = self.pools.get_mut(&key).filter(|known| known.is_same_pool(&object));
@@ -36,7 +36,7 @@ impl Core {
                 let spec_changed = pool.replace_object(object, &self.installation);
                 // The operator writes the status up to once a second. No waiting session depends on it.
                 if !spec_changed {
-                    self.outbox.enqueue(Subject::Pool(key));
+                    self.context.enqueue(ReconcileKey::Pool(key));
                     return;
                 }
                 self.adopt_running_shape(&key);
@@ -70,34 +70,34 @@ impl Core {
 
     pub(in crate::core) fn pool_gone(&mut self, key: &Key) {
         if self.pools.remove(key).is_some() {
-            self.outbox.clear_timer(&Subject::Pool(key.clone()));
+            self.context.clear_timer(&ReconcileKey::Pool(key.clone()));
             self.pool_changed(key);
-            self.outbox.send(Effect::DeletePoolMetrics { pool: key.clone() });
+            self.context.send(Effect::DeletePoolMetrics { pool: key.clone() });
         }
     }
 
     /// Re-evaluates the waiting sessions that may use the pool.
     fn pool_changed(&mut self, key: &Key) {
         self.admission_changed();
-        self.outbox.enqueue(Subject::Pool(key.clone()));
+        self.context.enqueue(ReconcileKey::Pool(key.clone()));
         let installation = &self.installation.namespace;
         let waiting = self.sessions.queue().waiting(|demand| demand.targets(key, installation));
-        self.outbox.enqueue_all(waiting.into_iter().map(Subject::Session));
+        self.context.enqueue_all(waiting.into_iter().map(ReconcileKey::Session));
     }
 
     pub(in crate::core) fn namespace_changed(&mut self, change: Change<Namespace>) {
-        let relabelled = self.cluster.namespace_changed(change);
-        if relabelled == Relabelled::None {
+        let label_change = self.cluster.namespace_changed(change);
+        if label_change == LabelChange::None {
             return;
         }
         self.admission_changed();
-        let waiting = self.sessions.queue().waiting(|demand| relabelled.includes(&demand.namespace));
-        self.outbox.enqueue_all(waiting.into_iter().map(Subject::Session));
+        let waiting = self.sessions.queue().waiting(|demand| label_change.includes(&demand.namespace));
+        self.context.enqueue_all(waiting.into_iter().map(ReconcileKey::Session));
     }
 
-    /// Reconciles a pool, except for new pods, which are created for all pools together ([`Core::launch_runners`]).
+    /// Reconciles a pool, except for new pods, which are created for all pools together ([`Coordinator::launch_runners`]).
     pub(in crate::core) fn reconcile_pool(&mut self, key: &Key) {
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let Some(pool) = self.pools.get_mut(key) else { return };
         pool.ordinals.expire_creations(now);
         if pool.is_deleted() {
@@ -113,12 +113,12 @@ impl Core {
         }
         self.publish_pool(key);
         let timer = self.next_pool_timer(key);
-        self.outbox.set_timer(Subject::Pool(key.clone()), timer);
+        self.context.set_timer(ReconcileKey::Pool(key.clone()), timer);
     }
 
     /// Updates the desired number of runners, and whether the pool lacks some.
     fn update_scale(&mut self, key: &Key) {
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let pool = &self.pools[key];
         let demand =
             pool.object().spec.autoscaling.map_or_else(RunnerDemand::default, |_| self.runner_demand(key, pool));
@@ -128,15 +128,15 @@ impl Core {
     }
 
     fn ensure_finalizer_and_budget(&mut self, key: &Key) {
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let Some(pool) = self.pools.get_mut(key) else { return };
         let finalizers = pool.object().metadata.finalizers.clone().unwrap_or_default();
         if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
             let finalizers = finalizers.into_iter().chain([FINALIZER.to_owned()]).collect();
-            set_finalizers(&mut self.outbox, pool, finalizers);
+            set_finalizers(&mut self.context, pool, finalizers);
         }
         if pool.disruption_budget.begin(pool.object().spec.disruption, now) {
-            self.outbox.send(Effect::ApplyDisruptionBudget { pool: pool.object().clone() });
+            self.context.send(Effect::ApplyDisruptionBudget { pool: pool.object().clone() });
         }
     }
 
@@ -145,16 +145,16 @@ impl Core {
         protected: &WorkerPool,
         answer: Result<(), WriteFailure>,
     ) {
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let key = &Key::of(protected);
         let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is_same_pool(protected)) else { return };
         pool.disruption_budget.answered(answer, pool.object().spec.disruption, &key.name, now);
-        self.outbox.enqueue(Subject::Pool(key.clone()));
+        self.context.enqueue(ReconcileKey::Pool(key.clone()));
     }
 
     /// Deletes the runners of a deleted pool. Removes the finalizer when they are gone or the deadline has passed.
     fn drain_deleted_pool(&mut self, key: &Key) {
-        let now = self.outbox.now();
+        let now = self.context.now();
         let pool = &self.pools[key];
         let runners: Vec<_> = self
             .runners
@@ -171,14 +171,14 @@ impl Core {
         let finalizers = pool.object().metadata.finalizers.clone().unwrap_or_default();
         if (empty || overdue) && finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
             let finalizers = finalizers.into_iter().filter(|finalizer| finalizer != FINALIZER).collect();
-            set_finalizers(&mut self.outbox, pool, finalizers);
+            set_finalizers(&mut self.context, pool, finalizers);
         }
     }
 
     /// Deletes runners that are spent, on a cordoned node, surplus or outdated. Runners that have not reported to this
     /// leader stay, because they may have sessions.
     fn remove_runners(&mut self, key: &Key) {
-        let now = self.outbox.now();
+        let now = self.context.now();
         let pool = &self.pools[key];
         let mut remaining: Vec<&Runner> = self
             .runners
@@ -246,7 +246,7 @@ impl Core {
 
     /// Finds the ordinals that lack a pod. A pod holds its ordinal until it has terminated or is stuck.
     fn find_missing_pods(&mut self, key: &Key) {
-        let now = self.outbox.now();
+        let now = self.context.now();
         let pool = &self.pools[key];
         let counted = || self.runners.of(pool.object()).filter(|runner| runner.occupies_ordinal(now));
         let target = Rollout::of(pool, counted()).target;
@@ -263,7 +263,7 @@ impl Core {
     }
 
     fn publish_pool(&mut self, key: &Key) {
-        let now = self.outbox.now();
+        let now = self.context.now();
         let Some(pool) = self.pools.get(key) else { return };
         if pool.writes.status_is_blocked(now.monotonic) {
             return;
@@ -278,7 +278,7 @@ impl Core {
         if let Some(pool) = self.pools.get_mut(key) {
             pool.writes.begin_status(desired.clone(), now.monotonic);
         }
-        self.outbox.send(Effect::PatchPool { pool: object, status: Box::new(desired) });
+        self.context.send(Effect::PatchPool { pool: object, status: Box::new(desired) });
     }
 
     pub(in crate::core) fn pool_patched(
@@ -286,7 +286,7 @@ impl Core {
         written: &WorkerPool,
         answer: Result<Option<Arc<WorkerPool>>, WriteFailure>,
     ) {
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let key = &Key::of(written);
         let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is_same_pool(written)) else { return };
         let object = match answer {
@@ -296,12 +296,12 @@ impl Core {
                 let finalizers = stored.metadata.finalizers.as_deref().unwrap_or_default();
                 match pool.writes.accepted(stored.status.as_ref(), finalizers, &key.name, now) {
                     AcceptedWrite::Status { pruned } => {
-                        self.outbox.send_all(observe_pruned("WorkerPool", key.clone(), pruned));
+                        self.context.send_all(observe_pruned("WorkerPool", key.clone(), pruned));
                     }
                     AcceptedWrite::Finalizers { reverted: true } => {
                         let field = "metadata.finalizers".to_owned();
                         let reverted = Observation::Reverted { kind: "WorkerPool", object: key.clone(), field };
-                        self.outbox.send(Effect::Observe(reverted));
+                        self.context.send(Effect::Observe(reverted));
                     }
                     AcceptedWrite::Finalizers { reverted: false } | AcceptedWrite::FormerTerm => {}
                 }
@@ -315,12 +315,12 @@ impl Core {
         if let Some(object) = object {
             self.pool_applied(object);
         }
-        self.outbox.enqueue(Subject::Pool(key.clone()));
+        self.context.enqueue(ReconcileKey::Pool(key.clone()));
     }
 
     pub(in crate::core) fn next_pool_timer(&self, key: &Key) -> Option<Monotonic> {
         let pool = self.pools.get(key)?;
-        let now = self.outbox.now();
+        let now = self.context.now();
         let mut timers: Vec<Option<Monotonic>> = Vec::new();
         timers.extend(pool.writes.timers().chain(pool.disruption_budget.timers()).map(Some));
         timers.extend(pool.shapes.pauses().chain(pool.ordinals.timers()).map(Some));
@@ -344,9 +344,9 @@ impl Core {
     }
 }
 
-fn set_finalizers(outbox: &mut Outbox, pool: &mut Pool, finalizers: Vec<String>) {
-    if pool.writes.begin_finalizers(&finalizers, outbox.monotonic()) {
-        outbox.send(Effect::SetFinalizers { pool: pool.object().clone(), finalizers });
+fn set_finalizers(context: &mut StepContext, pool: &mut Pool, finalizers: Vec<String>) {
+    if pool.writes.begin_finalizers(&finalizers, context.monotonic()) {
+        context.send(Effect::SetFinalizers { pool: pool.object().clone(), finalizers });
     }
 }
 

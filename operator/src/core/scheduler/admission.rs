@@ -1,7 +1,7 @@
 //! Admission: decides whether a pool accepts a session, and explains a rejection.
 
 use crate::core::{
-    coordinator::Core,
+    coordinator::Coordinator,
     ids::Key,
     pool::state::Pool,
     scheduler::queue::Demand,
@@ -88,7 +88,7 @@ impl Rejection {
     }
 }
 
-impl Core {
+impl Coordinator {
     /// Why the pool does not accept the demand. `None` if it does, regardless of free slots.
     pub(in crate::core) fn rejection(&self, pool: &Pool, demand: &Demand) -> Option<Rejection> {
         let limits = &pool.object().spec.limits;

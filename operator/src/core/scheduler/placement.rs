@@ -1,7 +1,7 @@
 //! Assigns free slots to waiting sessions, and explains why the others wait.
 
 use crate::core::{
-    coordinator::Core,
+    coordinator::Coordinator,
     ids::{Key, Uid},
     messages::{Effect, Observation},
     pool::state::Pool,
@@ -107,7 +107,7 @@ struct Lane<'a> {
     pools: Vec<&'a Key>,
 }
 
-impl Core {
+impl Coordinator {
     /// Assigns free slots to waiting sessions in order of their ranks. A session that cannot be placed does not block
     /// others.
     pub(in crate::core) fn schedule(&mut self) {
@@ -117,13 +117,13 @@ impl Core {
         let assignments = self.assignments();
         for (uid, runner) in assignments {
             let (session, pool) = (&self.sessions[&uid], self.runners[&runner].pod().pool.0.clone());
-            self.outbox.send(Effect::Observe(Observation::Assigned {
+            self.context.send(Effect::Observe(Observation::Assigned {
                 session: uid.clone(),
                 pool,
                 priority: session.object().spec.priority,
-                waited: session.since_seen(self.outbox.now()),
+                waited: session.since_seen(self.context.now()),
             }));
-            let since = self.outbox.monotonic();
+            let since = self.context.monotonic();
             if let Some(session) = self.sessions.get_mut(&uid) {
                 // If the runner rejects the session, it may wait again even if the queue is full.
                 session.admit();

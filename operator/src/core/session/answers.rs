@@ -1,10 +1,10 @@
 //! Handles answers of runners and of the API server about sessions.
 
 use crate::core::{
-    coordinator::Core,
+    coordinator::Coordinator,
     ids::{Key, Uid, version},
     messages::{BindFailure, Effect, EventType, Observation, ReadFailure, WriteFailure},
-    outbox::Subject,
+    step_context::ReconcileKey,
     retry::RetryState,
     runner::{report, state::Runner},
     session::state::{Bound, SessionEnd, SessionReport, Stage},
@@ -20,7 +20,7 @@ use std::{sync::Arc, time::Duration};
 /// Pause before the next attempt to look up an orphan whose runner has used up its lookups.
 const LOOKUP_RETRY: Duration = Duration::from_secs(5);
 
-impl Core {
+impl Coordinator {
     pub(in crate::core) fn bind_answered(&mut self, uid: &Uid, pod: &Uid, answer: Result<BindResponse, BindFailure>) {
         if self.term.is_none() {
             return;
@@ -85,13 +85,13 @@ impl Core {
     ) {
         let Some(uid) = &decided_on.metadata.uid else { return };
         if let Some(next) = self.sessions.finish_write(uid) {
-            self.outbox.enqueue(Subject::Session(next));
+            self.context.enqueue(ReconcileKey::Session(next));
         }
         let Some(session) = self.sessions.get_mut(uid) else { return };
         match answer {
             Ok(object) => {
-                let fields = session.write_accepted(uid, object.status.as_ref(), self.outbox.monotonic());
-                self.outbox.send_all(observe_pruned("BrowserSession", session.key(), fields));
+                let fields = session.write_accepted(uid, object.status.as_ref(), self.context.monotonic());
+                self.context.send_all(observe_pruned("BrowserSession", session.key(), fields));
                 // The watch may have delivered this version or a later one already.
                 if version(object.as_ref()) >= version(session.object().as_ref()) {
                     self.replace_object(uid, object.clone());
@@ -101,20 +101,20 @@ impl Core {
                 self.end_duplicates(uid);
                 let known = matches!(self.sessions[uid].stage(), Stage::Finished { .. });
                 if object.state() == SessionState::Finished && !known {
-                    self.set_stage(uid, Stage::Finished { at: self.outbox.monotonic(), delete: RetryState::Idle });
+                    self.set_stage(uid, Stage::Finished { at: self.context.monotonic(), delete: RetryState::Idle });
                     self.end_wherever_listed(uid);
                 }
             }
             // Another client changed or deleted the object. Read it before deciding anything else.
             Err(WriteFailure::Conflict | WriteFailure::Gone) => {
                 let key = session.key();
-                self.outbox.send(Effect::ReadSession { key, session: uid.clone() });
+                self.context.send(Effect::ReadSession { key, session: uid.clone() });
             }
             Err(failure @ (WriteFailure::Rejected(_) | WriteFailure::Transient(_))) => {
-                session.write_failed(uid, &failure, self.outbox.monotonic());
+                session.write_failed(uid, &failure, self.context.monotonic());
             }
         }
-        self.outbox.enqueue(Subject::Session(uid.clone()));
+        self.context.enqueue(ReconcileKey::Session(uid.clone()));
     }
 
     /// Handles the answer to an uncached read, which follows a conflict or concerns an orphan.
@@ -144,10 +144,10 @@ impl Core {
             Ok(None) => return self.session_gone(uid),
             // Repeat the write. It meets the same conflict unless the watch delivers the newer object first.
             Err(ReadFailure::Rejected | ReadFailure::Transient) => {
-                session.write_failed(uid, &WriteFailure::Conflict, self.outbox.monotonic());
+                session.write_failed(uid, &WriteFailure::Conflict, self.context.monotonic());
             }
         }
-        self.outbox.enqueue(Subject::Session(uid.clone()));
+        self.context.enqueue(ReconcileKey::Session(uid.clone()));
     }
 
     fn orphan_read(&mut self, uid: &Uid, answer: &Result<Option<Arc<BrowserSession>>, ReadFailure>) {
@@ -157,16 +157,16 @@ impl Core {
         match answer {
             // Only the watch adds sessions. This answer may arrive before a list that is older than the object, or
             // after the deletion of the object.
-            Ok(Some(_)) | Err(ReadFailure::Transient) => self.orphans.lookup_failed(uid, self.outbox.monotonic()),
+            Ok(Some(_)) | Err(ReadFailure::Transient) => self.orphans.lookup_failed(uid, self.context.monotonic()),
             // The operator cannot find out whether the session exists, so it leaves the session alone.
             Err(ReadFailure::Rejected) => self.orphans.lookup_rejected(uid),
             Ok(None) => {
                 self.orphans.remove(uid);
-                self.tombstones.insert(uid, self.outbox.monotonic());
+                self.tombstones.insert(uid, self.context.monotonic());
                 self.end_wherever_listed(uid);
             }
         }
-        self.outbox.enqueue(Subject::Orphan(uid.clone()));
+        self.context.enqueue(ReconcileKey::Orphan(uid.clone()));
     }
 
     pub(in crate::core) fn pod_read(&mut self, uid: &Uid, pod: &Uid, answer: Result<bool, ReadFailure>) {
@@ -179,13 +179,13 @@ impl Core {
             session.call_settled();
         } else {
             // Repeat the read until the watch delivers the pod or the pod is gone.
-            session.call_failed(uid, self.outbox.monotonic());
+            session.call_failed(uid, self.context.monotonic());
         }
         if answer == Ok(false) && !known {
             let message = "the runner's pod was deleted while no operator was running".to_owned();
             self.set_stage(uid, Stage::Ended(SessionEnd { reason: reasons::RUNNER_LOST, message }));
         }
-        self.outbox.enqueue(Subject::Session(uid.clone()));
+        self.context.enqueue(ReconcileKey::Session(uid.clone()));
     }
 
     pub(in crate::core) fn session_deleted(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
@@ -213,7 +213,7 @@ impl Core {
             let is_news = became(type_) && !(type_ == SCHEDULED && became(READY));
             if let Some(condition) = conditions::get(&after, type_).filter(|_| is_news) {
                 let is_failure = type_ == FINISHED && conditions::is_true(&after, conditions::STALLED);
-                self.outbox.send(Effect::PublishEvent {
+                self.context.send(Effect::PublishEvent {
                     session: object.clone(),
                     type_: if is_failure { EventType::Warning } else { EventType::Normal },
                     // The event's reason names what happened: Scheduled, Ready, or why the session finished.
@@ -227,14 +227,14 @@ impl Core {
             }
         }
         let session = &self.sessions[uid];
-        let started = session.since_seen(self.outbox.now());
+        let started = session.since_seen(self.context.now());
         let became_ready = conditions::is_true(&after, READY) && former.state() != SessionState::Ready;
         if let (true, Some(status)) = (became_ready, &object.status) {
             let pool = status.pool.as_ref().map(|name| {
                 let namespace = status.pool_namespace.as_ref().or(object.metadata.namespace.as_ref());
                 Key { namespace: namespace.cloned().unwrap_or_default(), name: name.clone() }
             });
-            self.outbox.send(Effect::Observe(Observation::Ready {
+            self.context.send(Effect::Observe(Observation::Ready {
                 session: object.clone(),
                 pool: pool.filter(|key| self.pools.contains_key(key)),
                 tier: status.start_tier.unwrap_or(StartTier::Cold),
@@ -245,25 +245,25 @@ impl Core {
         if let Some(finished) = conditions::get(&after, FINISHED).filter(|_| became(FINISHED)) {
             let started = started.filter(|_| !session.was_ready());
             let (session, reason) = (object.clone(), finished.reason.clone());
-            self.outbox.send(Effect::Observe(Observation::Ended { session, reason, started }));
+            self.context.send(Effect::Observe(Observation::Ended { session, reason, started }));
         }
     }
 
     /// Looks up an orphan at the API server if the lookup is due and its runner has a lookup left.
     pub(in crate::core) fn look_up_orphan(&mut self, uid: &Uid) {
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let Some((runner, due)) = self.orphans.due(uid) else { return };
         let take_lookup = |runner: &mut Runner| runner.take_lookup(now);
         let next = if due > now {
             due
         } else if self.runners.get_mut(runner).is_some_and(take_lookup) {
             if let Some(key) = self.orphans.begin_lookup(uid) {
-                self.outbox.send(Effect::ReadSession { key, session: uid.clone() });
+                self.context.send(Effect::ReadSession { key, session: uid.clone() });
             }
             return;
         } else {
             now.after(LOOKUP_RETRY)
         };
-        self.outbox.set_timer(Subject::Orphan(uid.clone()), Some(next));
+        self.context.set_timer(ReconcileKey::Orphan(uid.clone()), Some(next));
     }
 }

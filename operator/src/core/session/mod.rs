@@ -5,4 +5,4 @@ pub(in crate::core) mod queued_writes;
 pub(in crate::core) mod reconcile;
 pub(in crate::core) mod state;
 pub(in crate::core) mod status;
-pub(in crate::core) mod unwanted;
+pub(in crate::core) mod stale;

@@ -2,10 +2,10 @@
 //! publishes their status.
 
 use crate::core::{
-    coordinator::Core,
+    coordinator::Coordinator,
     ids::{Key, Uid, version},
     messages::{Effect, Observation},
-    outbox::Subject,
+    step_context::ReconcileKey,
     pool::state::CountChange,
     retry::RetryState,
     runner::{
@@ -34,7 +34,7 @@ const REEVALUATION_INTERVAL: Duration = Duration::from_secs(30);
 /// Reason in metrics for a session that was deleted before it finished. It appears in no status.
 const DELETED: &str = "Deleted";
 
-impl Core {
+impl Coordinator {
     pub(in crate::core) fn session_applied(&mut self, object: Arc<BrowserSession>) {
         let Some(uid) = object.metadata.uid.clone() else { return };
         // A session that only waits for a finalizer is not served any longer.
@@ -53,7 +53,7 @@ impl Core {
         }
         self.replace_object(&uid, object);
         self.adopt_published_stage(&uid);
-        self.outbox.enqueue(Subject::Session(uid));
+        self.context.enqueue(ReconcileKey::Session(uid));
     }
 
     /// Stores a newer version of the object, and re-evaluates admission when its demand has changed.
@@ -65,9 +65,9 @@ impl Core {
 
     pub(in crate::core) fn add_session(&mut self, object: Arc<BrowserSession>) {
         let Some(uid) = object.metadata.uid.clone() else { return };
-        let stage = Session::published_stage(&object, self.outbox.now());
+        let stage = Session::published_stage(&object, self.context.now());
         self.orphans.remove(&uid);
-        self.sessions.add(&uid, object, self.outbox.now());
+        self.sessions.add(&uid, object, self.context.now());
         self.set_stage(&uid, stage);
         // Its runner may have reported the session before this object arrived.
         let listing = self.runners.listing(&uid).filter(|runner| runner.is_up());
@@ -75,14 +75,14 @@ impl Core {
             listing.filter_map(|runner| Some((runner.pod().uid.clone(), runner.report()?.clone()))).collect();
         for (pod, state) in listed {
             self.session_listed(&pod, &state, &uid);
-            self.outbox.enqueue(Subject::Unwanted(pod));
+            self.context.enqueue(ReconcileKey::StaleSessions(pod));
         }
     }
 
     /// Yields to the published status if another leader has published a different runner or the end of the session.
     pub(in crate::core) fn adopt_published_stage(&mut self, uid: &Uid) {
         let session = &self.sessions[uid];
-        let published = Session::published_stage(session.object(), self.outbox.now());
+        let published = Session::published_stage(session.object(), self.context.now());
         let yields = match (&published, session.stage()) {
             (Stage::Finished { .. }, Stage::Finished { .. }) => false,
             (Stage::Finished { .. }, _) => true,
@@ -107,7 +107,7 @@ impl Core {
     pub(in crate::core) fn set_stage(&mut self, uid: &Uid, stage: Stage) {
         let Some(change) = self.sessions.set_stage(uid, stage) else { return };
         if change.is_waiting {
-            self.outbox.enqueue(Subject::Queue);
+            self.context.enqueue(ReconcileKey::Queue);
         }
         if change.is_waiting || change.was_waiting {
             self.enqueue_pools_for(&Demand::of(&change.object));
@@ -120,7 +120,7 @@ impl Core {
                 self.assign(&change.object, &runner);
             }
         }
-        self.outbox.enqueue(Subject::Session(uid.clone()));
+        self.context.enqueue(ReconcileKey::Session(uid.clone()));
     }
 
     /// Counts a session on a runner and for its tenant.
@@ -146,8 +146,8 @@ impl Core {
         if let (Some(pool), Some(change)) = (pool, change) {
             pool.count(session.tenant(), change);
         }
-        self.outbox.enqueue(Subject::Runner(pod.uid.clone()));
-        self.outbox.enqueue(Subject::Pool(key.clone()));
+        self.context.enqueue(ReconcileKey::Runner(pod.uid.clone()));
+        self.context.enqueue(ReconcileKey::Pool(key.clone()));
     }
 
     pub(in crate::core) fn session_gone(&mut self, uid: &Uid) {
@@ -156,14 +156,14 @@ impl Core {
         if session.is_waiting() {
             self.enqueue_pools_for(&Demand::of(session.object()));
         }
-        self.tombstones.insert(uid, self.outbox.monotonic());
+        self.tombstones.insert(uid, self.context.monotonic());
         if let Some(pod) = session.runner() {
             self.unassign(session.object(), pod);
             self.send_end(pod, uid);
         }
         self.end_wherever_listed(uid);
-        self.outbox.clear_timer(&Subject::Session(uid.clone()));
-        self.outbox.enqueue(Subject::Queue);
+        self.context.clear_timer(&ReconcileKey::Session(uid.clone()));
+        self.context.enqueue(ReconcileKey::Queue);
     }
 
     /// Observes the end of a session that was deleted before it finished.
@@ -174,9 +174,9 @@ impl Core {
             Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) => DELETED,
         };
         if self.term.is_some() {
-            let started = session.since_seen(self.outbox.now()).filter(|_| !session.was_ready());
+            let started = session.since_seen(self.context.now()).filter(|_| !session.was_ready());
             let (session, reason) = (session.object().clone(), reason.to_owned());
-            self.outbox.send(Effect::Observe(Observation::Ended { session, reason, started }));
+            self.context.send(Effect::Observe(Observation::Ended { session, reason, started }));
         }
     }
 
@@ -185,8 +185,8 @@ impl Core {
         let Some(entry) = state.session(uid) else { return };
         let Some(session) = self.sessions.get(uid) else {
             let unknown = !self.tombstones.contains(uid);
-            if unknown && self.term.is_some() && self.orphans.insert(pod, entry, self.outbox.monotonic()) {
-                self.outbox.enqueue(Subject::Orphan(uid.clone()));
+            if unknown && self.term.is_some() && self.orphans.insert(pod, entry, self.context.monotonic()) {
+                self.context.enqueue(ReconcileKey::Orphan(uid.clone()));
             }
             return;
         };
@@ -218,7 +218,7 @@ impl Core {
                     }
                 }
             }
-            // `end_unwanted` ends sessions that the runner must not keep.
+            // `end_stale_sessions` ends sessions that the runner must not keep.
             Stage::Binding { .. } | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => {}
         }
     }
@@ -250,7 +250,7 @@ impl Core {
             Stage::Waiting | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => (None, 0),
         };
         if let Some(since) = since {
-            self.outbox.send(Effect::Observe(Observation::Bound { took: self.outbox.monotonic().since(since) }));
+            self.context.send(Effect::Observe(Observation::Bound { took: self.context.monotonic().since(since) }));
         }
         let first_report_that_must_list = Some((boot_id.to_owned(), generation));
         let bound = Bound {
@@ -272,12 +272,12 @@ impl Core {
         let wait = self.reconcile_waiting(uid);
         self.publish(uid, wait.as_ref());
         let timer = self.next_session_timer(uid);
-        self.outbox.set_timer(Subject::Session(uid.clone()), timer);
+        self.context.set_timer(ReconcileKey::Session(uid.clone()), timer);
     }
 
     /// Starts the call that the stage needs: to the runner, or the deletion of the object.
     fn start_due_call(&mut self, uid: &Uid) {
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let session = &self.sessions[uid];
         let generation = session.generation();
         match session.stage().clone() {
@@ -300,12 +300,12 @@ impl Core {
                 let Some(name) = published.map(|runner| runner.name.clone()) else { return };
                 let pool_namespace = session.object().status.as_ref().and_then(|status| status.pool_namespace.clone());
                 let key = Key { namespace: pool_namespace.unwrap_or_else(|| session.key().namespace), name };
-                self.outbox.send(Effect::ReadPod { key, pod: bound.runner, session: uid.clone() });
+                self.context.send(Effect::ReadPod { key, pod: bound.runner, session: uid.clone() });
                 self.call_started(uid);
             }
             Stage::Finished { at, delete } if at.after(self.ttl(uid)) <= now && delete.may_start(now) => {
                 let key = session.key();
-                self.outbox.send(Effect::DeleteSession { key, session: uid.clone() });
+                self.context.send(Effect::DeleteSession { key, session: uid.clone() });
                 self.call_started(uid);
             }
             Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => {}
@@ -320,9 +320,9 @@ impl Core {
 
     pub(in crate::core) fn call_failed(&mut self, uid: &Uid) {
         if let Some(session) = self.sessions.get_mut(uid) {
-            session.call_failed(uid, self.outbox.monotonic());
+            session.call_failed(uid, self.context.monotonic());
         }
-        self.outbox.enqueue(Subject::Session(uid.clone()));
+        self.context.enqueue(ReconcileKey::Session(uid.clone()));
     }
 
     fn send_bind(&mut self, pod: &Uid, uid: &Uid, is_new: bool) -> bool {
@@ -336,7 +336,7 @@ impl Core {
             None => session.request(&WorkerPool::new("", WorkerPoolSpec::default())),
         };
         let key = runner.pod().key.clone();
-        self.outbox.send(Effect::Bind { session: uid.clone(), pod: pod.clone(), key, address, request, is_new });
+        self.context.send(Effect::Bind { session: uid.clone(), pod: pod.clone(), key, address, request, is_new });
         true
     }
 
@@ -377,13 +377,13 @@ impl Core {
         if let Some(end) = (!session.is_admitted()).then(queue_overflow).flatten() {
             return Err(end);
         }
-        let waited = self.outbox.monotonic().since(session.created());
+        let waited = self.context.monotonic().since(session.created());
         let limit = seconds(session.object().spec.queue_timeout_seconds);
         if waited >= limit {
             let message = format!("the session got no slot within {} s: {}", limit.as_secs(), wait.message);
             return Err(SessionEnd { reason: reasons::QUEUE_TIMEOUT, message });
         }
-        Ok((self.outbox.monotonic() >= session.publish_queued_at()).then_some(wait))
+        Ok((self.context.monotonic() >= session.publish_queued_at()).then_some(wait))
     }
 
     fn next_session_timer(&self, uid: &Uid) -> Option<crate::core::Monotonic> {
@@ -392,8 +392,8 @@ impl Core {
             Stage::Waiting => {
                 let limit = seconds(session.object().spec.queue_timeout_seconds);
                 let (publish_at, timeout) = (session.publish_queued_at(), session.created().after(limit));
-                let reevaluate_at = self.outbox.monotonic().after(REEVALUATION_INTERVAL);
-                let next = if publish_at > self.outbox.monotonic() { publish_at } else { reevaluate_at };
+                let reevaluate_at = self.context.monotonic().after(REEVALUATION_INTERVAL);
+                let next = if publish_at > self.context.monotonic() { publish_at } else { reevaluate_at };
                 // No session times out before scheduling starts. `start_scheduling` enqueues the waiting sessions then.
                 self.may_schedule().then_some(next.min(timeout))
             }
@@ -406,13 +406,13 @@ impl Core {
             },
         };
         // Everything due now is done. An earlier time would only cause an idle step, and hide a later one.
-        stage.into_iter().chain(session.write().retry_at()).filter(|at| *at > self.outbox.monotonic()).min()
+        stage.into_iter().chain(session.write().retry_at()).filter(|at| *at > self.context.monotonic()).min()
     }
 
     /// Writes the status if it differs from the desired one.
     fn publish(&mut self, uid: &Uid, wait: Option<&WaitReason>) {
         let session = &self.sessions[uid];
-        if session.write().is_blocked(self.outbox.monotonic()) {
+        if session.write().is_blocked(self.context.monotonic()) {
             return;
         }
         let location = session.runner().and_then(|runner| self.runners.get(runner)).map(|runner| Location {
@@ -421,14 +421,14 @@ impl Core {
             address: runner.pod().address,
             reachable: match *runner.connectivity() {
                 Connectivity::Up | Connectivity::Unknown => true,
-                Connectivity::Unreachable { since } => self.outbox.monotonic().since(since) < PUBLISH_UNREACHABLE_AFTER,
+                Connectivity::Unreachable { since } => self.context.monotonic().since(since) < PUBLISH_UNREACHABLE_AFTER,
             },
             spec: self.pool_of(runner).map(|pool| pool.object().as_ref()),
         });
         let desired =
-            status::of_session(session, location.as_ref(), wait, &self.installation.public_url, self.outbox.now());
+            status::of_session(session, location.as_ref(), wait, &self.installation.public_url, self.context.now());
         let stored = session.object().status.as_ref();
-        let Some(desired) = desired.filter(|desired| session.write().is_due(stored, desired, self.outbox.monotonic()))
+        let Some(desired) = desired.filter(|desired| session.write().is_due(stored, desired, self.context.monotonic()))
         else {
             return;
         };
@@ -440,7 +440,7 @@ impl Core {
         if let Some(session) = self.sessions.get_mut(uid) {
             session.begin_write(desired.clone());
         }
-        self.outbox.send(Effect::PatchSession { session: object, status: Box::new(desired), urgent });
+        self.context.send(Effect::PatchSession { session: object, status: Box::new(desired), urgent });
     }
 }
 

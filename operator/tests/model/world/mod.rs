@@ -13,7 +13,7 @@ mod runners;
 
 use api::Kind;
 use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
-use camofleet_operator::core::{Core, Effect, Event, Monotonic, Node, Now};
+use camofleet_operator::core::{Coordinator, Effect, Event, Monotonic, Node, Now};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 pub use runners::Connectivity;
 use runners::Runner;
@@ -84,7 +84,7 @@ pub enum Delivery {
 
 /// One operator process.
 pub struct Operator {
-    core: Core,
+    core: Coordinator,
     pub paused: bool,
     epoch: u64,
     /// Number of delivered watch events, by kind.

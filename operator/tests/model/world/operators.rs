@@ -4,7 +4,7 @@ use super::{Delivery, Mutation, Operator, World, api::Kind, runners::Runner};
 use crate::support::installation;
 use camofleet_crds::v1alpha1::BrowserSession;
 use camofleet_operator::core::{
-    BindFailure, Change, Core, Effect, Event, ReadFailure, Report, WriteFailure, runner::pod_read::PodPhase,
+    BindFailure, Change, Coordinator, Effect, Event, ReadFailure, Report, WriteFailure, runner::pod_read::PodPhase,
 };
 use camofleet_runner_api::RunnerState;
 use std::{
@@ -25,7 +25,7 @@ fn is_copy(sessions: &BTreeMap<String, Arc<BrowserSession>>, session: &str, pod:
 impl World {
     pub(super) fn fresh_operator(&self) -> Operator {
         let mut operator = Operator {
-            core: Core::new(installation()),
+            core: Coordinator::new(installation()),
             paused: false,
             epoch: 0,
             delivered: Kind::ALL.map(|kind| self.watch_events[kind as usize].len()),
