@@ -33,4 +33,4 @@ pub use coordinator::{Coordinator, FleetStats, QueueStats};
 pub use ids::{Key, Uid};
 pub use messages::*;
 pub use pool::state::{FINALIZER, finalizer_removal};
-pub use runner::report::{Implausible, Report};
+pub use runner::report::{InvalidReport, Report};

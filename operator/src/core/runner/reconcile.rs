@@ -19,7 +19,7 @@ use crate::core::{
 use camofleet_crds::conditions::{pool as reasons, session};
 use std::time::Duration;
 
-/// Silence of a runner after which its pod is deleted.
+/// Time for which a runner is unreachable before its pod is deleted.
 const DELETE_UNREACHABLE_AFTER: Duration = Duration::from_secs(300);
 
 impl Coordinator {
@@ -40,7 +40,7 @@ impl Coordinator {
         }
         let its_pool = self.pools.get_mut(&pool.0).filter(|known| pod.belongs_to(known.object()));
         if its_pool.is_none() && known.is_none() {
-            self.runners.claim(pod);
+            self.runners.keep_claimant(pod);
             return;
         }
         if let Some(pool) = its_pool {
@@ -212,7 +212,7 @@ impl Coordinator {
         if let Some(end) = end_of(runner) {
             return self.runner_ended(uid, &end);
         }
-        // The status of its sessions shows whether the runner answers.
+        // The status of its sessions shows whether the runner is reachable.
         self.context.enqueue_all(runner.sessions().iter().cloned().map(ReconcileKey::Session));
         let unreachable_since = match *runner.connectivity() {
             Connectivity::Unreachable { since } => Some(since),
@@ -222,7 +222,7 @@ impl Coordinator {
         if let Some(since) = unreachable_since {
             let delete_at = since.after(DELETE_UNREACHABLE_AFTER);
             if runner.is_stuck(self.context.now()) {
-                // Its node does not answer either, so the kubelet will not confirm that the pod is gone.
+                // Its node does not respond either, so the kubelet will not confirm that the pod is gone.
                 let message = format!("pod {} is stuck terminating and does not answer", runner.pod().key.name);
                 self.lose_sessions(uid, &SessionEnd { reason: session::RUNNER_LOST, message }, &Stage::Waiting);
             } else if delete_at <= self.context.monotonic() && !runner.is_terminating() {
@@ -244,7 +244,7 @@ impl Coordinator {
         self.lose_sessions(uid, end, &Stage::Waiting);
         self.runner_accounted_for(uid);
         let now = self.context.monotonic();
-        let Some(runner) = self.runners.get_mut(uid).filter(|runner| !runner.is_deleting()) else { return };
+        let Some(runner) = self.runners.get_mut(uid).filter(|runner| !runner.delete_sent()) else { return };
         let failed = runner.record_failure(now);
         let pod = runner.pod();
         let is_controller = |pool: &&mut Pool| pod.belongs_to(pool.object());

@@ -6,7 +6,7 @@ use crate::core::{
     messages::{Effect, Observation},
     pool::state::Pool,
     retry::RetryState,
-    runner::state::Room,
+    runner::state::FreeSlots,
     scheduler::{
         admission::{Rejection, WaitDecision},
         queue::Demand,
@@ -28,9 +28,9 @@ use std::{
 };
 
 /// A pool with free slots, updated while slots are assigned.
-struct OpenPool<'a> {
+struct CandidatePool<'a> {
     pool: &'a WorkerPool,
-    runners: Vec<OpenRunner<'a>>,
+    runners: Vec<CandidateRunner<'a>>,
     /// Sessions on the pool, including those assigned now.
     running: u32,
     /// Sessions of each tenant before slots were assigned.
@@ -39,52 +39,53 @@ struct OpenPool<'a> {
     assigned: HashMap<&'a str, u32>,
 }
 
-struct OpenRunner<'a> {
+struct CandidateRunner<'a> {
     uid: &'a Uid,
-    room: Room,
+    free: FreeSlots,
     engine: Option<Engine>,
     /// The runner has the pool's current shape.
     current: bool,
     sessions_on_node: usize,
 }
 
-impl<'a> OpenPool<'a> {
+impl<'a> CandidatePool<'a> {
     fn running_of(&self, tenant: &str) -> u32 {
         let assigned = self.assigned.get(tenant).copied().unwrap_or_default();
         self.running_before.get(tenant).copied().unwrap_or_default() + assigned
     }
 
     /// Returns whether a session with this demand can get a slot now.
-    fn has_room_for(&self, demand: &Demand) -> bool {
+    fn can_serve(&self, demand: &Demand) -> bool {
         limit_reached(self.pool, self.running, self.running_of(&demand.tenant), &demand.tenant).is_none()
-            && self.runners.iter().any(|runner| runner.serves(demand.engine))
+            && self.runners.iter().any(|runner| runner.matches_engine(demand.engine))
     }
 
     fn rank<'b>(&self, demand: &Demand, creation: &'b CreationOrder) -> QueueRank<'b> {
         QueueRank::new(self.pool, demand.priority.0, &demand.tenant, self.running_of(&demand.tenant), creation)
     }
 
-    /// Ranks the pool for a session: a matching hot browser first, then the number of free slots.
-    fn score(&self, engine: Option<Engine>, display: Display) -> (bool, u32) {
-        let candidates = self.runners.iter().filter(|runner| runner.serves(engine));
+    /// Preference for this pool among those that accept a session: a matching hot browser first, then the number of free
+    /// slots.
+    fn preference(&self, engine: Option<Engine>, display: Display) -> (bool, u32) {
+        let candidates = self.runners.iter().filter(|runner| runner.matches_engine(engine));
         candidates
-            .fold((false, 0), |(hot, free), runner| (hot || runner.room.hot.of(display) > 0, free + runner.room.free))
+            .fold((false, 0), |(hot, free), runner| (hot || runner.free.hot.of(display) > 0, free + runner.free.count))
     }
 
     /// Takes the best slot. Runners rank by a matching hot browser, the current shape, fewest free slots and most
     /// sessions on the node. The last two keep other runners and nodes empty.
     fn take(&mut self, demand: &'a Demand, display: Display) -> Option<&'a Uid> {
-        let candidates = self.runners.iter_mut().enumerate().filter(|(_, runner)| runner.serves(demand.engine));
+        let candidates = self.runners.iter_mut().enumerate().filter(|(_, runner)| runner.matches_engine(demand.engine));
         let (at, best) = candidates.reduce(|best, other| {
-            let rank = |runner: &OpenRunner| {
-                (runner.room.hot.of(display) > 0, runner.current, Reverse(runner.room.free), runner.sessions_on_node)
+            let rank = |runner: &CandidateRunner| {
+                (runner.free.hot.of(display) > 0, runner.current, Reverse(runner.free.count), runner.sessions_on_node)
             };
             // Ties go to the first runner.
             if rank(other.1) > rank(best.1) { other } else { best }
         })?;
         let uid = best.uid;
-        best.room.take(display);
-        if best.room.free == 0 {
+        best.free.take(display);
+        if best.free.count == 0 {
             // Keep the order, so that assignments are deterministic.
             self.runners.remove(at);
         }
@@ -94,8 +95,8 @@ impl<'a> OpenPool<'a> {
     }
 }
 
-impl OpenRunner<'_> {
-    fn serves(&self, engine: Option<Engine>) -> bool {
+impl CandidateRunner<'_> {
+    fn matches_engine(&self, engine: Option<Engine>) -> bool {
         engine.is_none() || engine == self.engine
     }
 }
@@ -134,43 +135,43 @@ impl Coordinator {
 
     /// Returns sessions with their runners.
     fn assignments(&self) -> Vec<(Uid, Uid)> {
-        let mut open = self.open_pools();
+        let mut candidates = self.candidate_pools();
         let lanes = self.sessions.queue().lanes().map(|(demand, waiting)| {
-            let pools = self.pools_for(demand).map(|(key, _)| key).filter(|key| open.contains_key(key)).collect();
+            let pools = self.pools_for(demand).map(|(key, _)| key).filter(|key| candidates.contains_key(key)).collect();
             Lane { demand, waiting: waiting.iter().peekable(), pools }
         });
         let mut lanes: Vec<_> = lanes.filter(|lane| !lane.pools.is_empty()).collect();
         let mut assignments = Vec::new();
         loop {
-            // A pool without room for one session of a lane has none for the others of that lane.
+            // A pool that cannot serve one session of a lane cannot serve the others of that lane.
             for lane in &mut lanes {
-                lane.pools.retain(|key| open.get(key).is_some_and(|open| open.has_room_for(lane.demand)));
+                lane.pools.retain(|key| candidates.get(key).is_some_and(|pool| pool.can_serve(lane.demand)));
             }
             lanes.retain_mut(|lane| !lane.pools.is_empty() && lane.waiting.peek().is_some());
             let ranks = lanes.iter_mut().enumerate().filter_map(|(at, lane)| {
                 let creation = *lane.waiting.peek()?;
-                let rank = lane.pools.iter().map(|key| open[key].rank(lane.demand, creation)).min()?;
+                let rank = lane.pools.iter().map(|key| candidates[key].rank(lane.demand, creation)).min()?;
                 Some((rank, at))
             });
             let Some((_, at)) = ranks.min() else { return assignments };
             let Some(creation) = lanes[at].waiting.peek().copied() else { return assignments };
-            // Skip pools where another session has a better rank in the queue, even if they score higher.
+            // Skip pools where another session has a better rank in the queue, even if this session prefers them.
             let (demand, pools) = (lanes[at].demand, lanes[at].pools.clone());
             let is_first = |key: &Key, others: &mut [Lane]| {
-                let rank = open[key].rank(demand, creation);
+                let rank = candidates[key].rank(demand, creation);
                 !others.iter_mut().any(|lane| {
                     let competes = lane.pools.contains(&key);
-                    competes && lane.waiting.peek().is_some_and(|other| open[key].rank(lane.demand, other) < rank)
+                    competes && lane.waiting.peek().is_some_and(|other| candidates[key].rank(lane.demand, other) < rank)
                 })
             };
             let first: Vec<_> = pools.into_iter().filter(|key| is_first(key, &mut lanes)).collect();
             let lane = &mut lanes[at];
             lane.waiting.next();
             let session = &self.sessions[creation.uid()];
-            let score = |key: &Key| open[key].score(lane.demand.engine, session.object().display_in(open[key].pool));
+            let preference = |key: &Key| candidates[key].preference(lane.demand.engine, session.object().display_in(candidates[key].pool));
             // Ties go to the first pool by name.
-            let best = first.into_iter().reduce(|best, other| if score(other) > score(best) { other } else { best });
-            let Some(pool) = best.and_then(|key| open.get_mut(key)) else { return assignments };
+            let best = first.into_iter().reduce(|best, other| if preference(other) > preference(best) { other } else { best });
+            let Some(pool) = best.and_then(|key| candidates.get_mut(key)) else { return assignments };
             let display = session.object().display_in(pool.pool);
             if let Some(runner) = pool.take(lane.demand, display) {
                 assignments.push((creation.uid().to_owned(), runner.clone()));
@@ -178,23 +179,23 @@ impl Coordinator {
         }
     }
 
-    fn open_pools(&self) -> BTreeMap<&Key, OpenPool<'_>> {
-        let mut open = BTreeMap::<&Key, OpenPool>::new();
+    fn candidate_pools(&self) -> BTreeMap<&Key, CandidatePool<'_>> {
+        let mut candidates = BTreeMap::<&Key, CandidatePool>::new();
         let on_nodes = self.runners.sessions_on_nodes();
         for runner in self.runners.iter() {
             let uid = &runner.pod().uid;
             let Some((key, pool)) = self.pools.get_key_value(&runner.pod().pool.0) else { continue };
-            let closed = pool.is_deleted() || self.is_cordoned(runner) || pool.shapes.is_canary(&runner.pod().revision);
-            if closed || !runner.pod().belongs_to(pool.object()) {
+            let is_excluded = pool.is_deleted() || self.is_cordoned(runner) || pool.shapes.is_canary(&runner.pod().revision);
+            if is_excluded || !runner.pod().belongs_to(pool.object()) {
                 continue;
             }
             let display_of =
                 |uid: &Uid| self.sessions.get(uid).map(|session| session.object().display_in(pool.object()));
             let slots = u32::try_from(pool.object().spec.slots_per_runner).unwrap_or(1);
-            let Some(room) = runner.room(slots, display_of) else { continue };
-            let runner = OpenRunner {
+            let Some(free) = runner.assignable_slots(slots, display_of) else { continue };
+            let runner = CandidateRunner {
                 uid,
-                room,
+                free,
                 engine: runner.report().and_then(|state| state.engine),
                 current: pool.shapes.current().revision == runner.pod().revision,
                 sessions_on_node: runner
@@ -205,16 +206,16 @@ impl Coordinator {
                     .copied()
                     .unwrap_or_default(),
             };
-            let open = open.entry(key).or_insert_with(|| OpenPool {
+            let candidate = candidates.entry(key).or_insert_with(|| CandidatePool {
                 pool: pool.object(),
                 runners: Vec::new(),
                 running: pool.sessions(),
                 running_before: pool.running(),
                 assigned: HashMap::new(),
             });
-            open.runners.push(runner);
+            candidate.runners.push(runner);
         }
-        open
+        candidates
     }
 
     /// Decides whether a session without a slot waits, and explains why.

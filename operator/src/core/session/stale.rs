@@ -25,7 +25,7 @@ impl Coordinator {
             return;
         }
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        if let Some(address) = runner.begin_end(session, self.context.monotonic()) {
+        if let Some(address) = runner.begin_delete_call(session, self.context.monotonic()) {
             let key = runner.pod().key.clone();
             self.context.send(Effect::EndSession { session: session.clone(), pod: pod.clone(), key, address });
         }
@@ -43,14 +43,14 @@ impl Coordinator {
     pub(in crate::core) fn end_stale_sessions(&mut self, pod: &Uid) {
         let now = self.context.monotonic();
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        runner.forget_ends(now);
+        runner.forget_delete_calls(now);
         let runner = &self.runners[pod];
         let listed = runner.report().into_iter().flat_map(Report::sessions);
         let stale = listed.filter(|entry| self.is_stale(pod, entry)).map(|entry| entry.uid.clone());
         for uid in stale.collect::<Vec<_>>() {
             self.send_end(pod, &uid);
         }
-        let retry_at = self.runners[pod].next_end_retry(now);
+        let retry_at = self.runners[pod].next_delete_retry(now);
         self.context.set_timer(ReconcileKey::StaleSessions(pod.clone()), retry_at);
     }
 
