@@ -37,6 +37,13 @@ pub struct Report {
     index: HashMap<Uid, usize>,
 }
 
+/// The runner process that made a report, and the report's generation in it.
+#[derive(Clone, Debug)]
+pub(in crate::core) struct ReportVersion {
+    pub(in crate::core) boot_id: String,
+    pub(in crate::core) generation: u64,
+}
+
 /// A session in a runner's report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::core) struct ListedSession {
@@ -106,6 +113,10 @@ impl Report {
             sessions,
             index,
         })
+    }
+
+    pub(in crate::core) fn version(&self) -> ReportVersion {
+        ReportVersion { boot_id: self.boot_id.clone(), generation: self.generation }
     }
 
     /// The listed sessions, in the order of the report.

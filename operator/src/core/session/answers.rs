@@ -6,7 +6,10 @@ use crate::core::{
     messages::{BindFailure, Effect, EventType, Observation, ReadFailure, WriteFailure},
     step_context::ReconcileKey,
     retry::RetryState,
-    runner::{report, state::Runner},
+    runner::{
+        report::{self, ReportVersion},
+        state::Runner,
+    },
     session::state::{Bound, SessionEnd, SessionReport, Stage},
     status_write::observe_pruned,
 };
@@ -42,7 +45,8 @@ impl Coordinator {
         let (generation, stage) = (self.sessions[uid].generation(), self.sessions[uid].stage().clone());
         match (stage, answer) {
             (Stage::Binding { runner, .. }, Ok(answer)) if runner == *pod => {
-                self.set_bound(pod, uid, SessionReport::answered(&answer), (&answer.boot_id, answer.generation));
+                let listed_since = ReportVersion { boot_id: answer.boot_id.clone(), generation: answer.generation };
+                self.set_bound(pod, uid, SessionReport::answered(&answer), listed_since);
                 self.finish_if_ended(uid, &answer);
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::NoFreeSlot)) if runner == *pod => {
@@ -126,8 +130,8 @@ impl Coordinator {
     ) {
         let answer = answer.map(|found| found.filter(|found| found.metadata.uid.as_ref() == Some(uid)));
         match self.sessions.get(uid) {
-            // The session became known while the API server was asked for the name that a runner reported. The runner
-            // may have reported a wrong name, so the answer says nothing about the session.
+            // The session became known during the read of the name that a runner reported. The runner may have reported a
+            // wrong name, so the answer can be about another session.
             Some(session) if session.key() != *key => {}
             Some(_) => self.known_session_read(uid, answer),
             None => self.orphan_read(uid, &answer),
@@ -210,8 +214,8 @@ impl Coordinator {
         let became = |type_| conditions::is_true(&after, type_) && !conditions::is_true(&before, type_);
         for type_ in [SCHEDULED, READY, FINISHED] {
             // A hot session becomes Scheduled and Ready in one write. One event is enough.
-            let is_news = became(type_) && !(type_ == SCHEDULED && became(READY));
-            if let Some(condition) = conditions::get(&after, type_).filter(|_| is_news) {
+            let is_new_event = became(type_) && !(type_ == SCHEDULED && became(READY));
+            if let Some(condition) = conditions::get(&after, type_).filter(|_| is_new_event) {
                 let is_failure = type_ == FINISHED && conditions::is_true(&after, conditions::STALLED);
                 self.context.send(Effect::PublishEvent {
                     session: object.clone(),

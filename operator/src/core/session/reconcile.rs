@@ -9,7 +9,7 @@ use crate::core::{
     pool::state::CountChange,
     retry::RetryState,
     runner::{
-        report::Report,
+        report::{Report, ReportVersion},
         state::{Connectivity, PUBLISH_UNREACHABLE_AFTER},
     },
     scheduler::{
@@ -18,7 +18,7 @@ use crate::core::{
     },
     session::{
         state::{Bound, Session, SessionEnd, SessionReport, Stage},
-        status::{self, Location, WaitReason},
+        status::{self, Placement, WaitReason},
     },
 };
 use camofleet_crds::{
@@ -112,11 +112,11 @@ impl Coordinator {
         if change.is_waiting || change.was_waiting {
             self.enqueue_pools_for(&Demand::of(&change.object));
         }
-        if change.left != change.entered {
-            if let Some(runner) = change.left {
+        if change.runner_before != change.runner_after {
+            if let Some(runner) = change.runner_before {
                 self.unassign(&change.object, &runner);
             }
-            if let Some(runner) = change.entered {
+            if let Some(runner) = change.runner_after {
                 self.assign(&change.object, &runner);
             }
         }
@@ -144,7 +144,7 @@ impl Coordinator {
         let key = &pod.pool.0;
         let pool = self.pools.get_mut(key).filter(|pool| pod.belongs_to(pool.object()));
         if let (Some(pool), Some(change)) = (pool, change) {
-            pool.count(session.tenant(), change);
+            pool.adjust_running(session.tenant(), change);
         }
         self.context.enqueue(ReconcileKey::Runner(pod.uid.clone()));
         self.context.enqueue(ReconcileKey::Pool(key.clone()));
@@ -199,12 +199,12 @@ impl Coordinator {
                 self.set_stage(uid, Stage::Ended(SessionEnd::reported(entry.end.as_ref())));
             }
             Stage::Waiting if self.may_be_bound_to(pod, session) => {
-                self.set_bound(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
+                self.set_bound(pod, uid, SessionReport::listed(entry, state), state.version());
             }
             // No leader can have assigned the session to this runner.
             Stage::Waiting => {}
             Stage::Binding { runner, .. } if runner == pod => {
-                self.set_bound(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
+                self.set_bound(pod, uid, SessionReport::listed(entry, state), state.version());
             }
             Stage::Bound(bound) if bound.runner == *pod => {
                 if entry.phase == SessionPhase::Ended {
@@ -241,7 +241,7 @@ impl Coordinator {
         pod: &Uid,
         uid: &Uid,
         report: SessionReport,
-        (boot_id, generation): (&str, u64),
+        listed_since: ReportVersion,
     ) {
         let session = &self.sessions[uid];
         let (since, sent_generation) = match session.stage() {
@@ -252,11 +252,10 @@ impl Coordinator {
         if let Some(since) = since {
             self.context.send(Effect::Observe(Observation::Bound { took: self.context.monotonic().since(since) }));
         }
-        let first_report_that_must_list = Some((boot_id.to_owned(), generation));
         let bound = Bound {
             runner: pod.clone(),
             report: Some(report),
-            first_report_that_must_list,
+            listed_since: Some(listed_since),
             sent_generation,
             call: RetryState::Idle,
         };
@@ -415,7 +414,7 @@ impl Coordinator {
         if session.write().is_blocked(self.context.monotonic()) {
             return;
         }
-        let location = session.runner().and_then(|runner| self.runners.get(runner)).map(|runner| Location {
+        let placement = session.runner().and_then(|runner| self.runners.get(runner)).map(|runner| Placement {
             pool: &runner.pod().pool.0,
             runner: &runner.pod().key,
             address: runner.pod().address,
@@ -426,7 +425,7 @@ impl Coordinator {
             spec: self.pool_of(runner).map(|pool| pool.object().as_ref()),
         });
         let desired =
-            status::of_session(session, location.as_ref(), wait, &self.installation.public_url, self.context.now());
+            status::of_session(session, placement.as_ref(), wait, &self.installation.public_url, self.context.now());
         let stored = session.object().status.as_ref();
         let Some(desired) = desired.filter(|desired| session.write().is_due(stored, desired, self.context.monotonic()))
         else {
