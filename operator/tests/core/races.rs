@@ -460,7 +460,7 @@ fn keeps_runners_when_the_template_becomes_too_large() {
 }
 
 #[test]
-fn only_the_leader_reports_load() {
+fn only_the_leader_exports_stats() {
     let mut leader = Leader::new();
     leader.pool.status = Some(WorkerPoolStatus::default());
     leader.pool.status.as_mut().unwrap().slots.hot = 2;

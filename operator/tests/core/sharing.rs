@@ -123,9 +123,9 @@ fn limits_concurrent_queued_writes() {
     assert_eq!((queued, fleet.most_queued_writes), (59, 8));
 }
 
-/// A session that names no pool takes no slot of a pool where another session has an earlier turn.
+/// A session that names no pool takes no slot of a pool where another session has a better rank.
 #[test]
-fn turns_are_counted_per_pool() {
+fn fair_shares_are_computed_per_pool() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "y", 3, allowing(NamespacesFrom::All, &[]));
     fleet.create([session("own", "y0", 1, on_pool("own", "y")), session("own", "y1", 1, on_pool("own", "y"))]);

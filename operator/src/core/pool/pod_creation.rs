@@ -43,7 +43,7 @@ impl Coordinator {
         }
         for (key, MissingOrdinal { ordinal, canary, .. }) in granted {
             let Some(pool) = self.pools.get_mut(&key) else { continue };
-            let shape = if canary { pool.shapes.update() } else { pool.shapes.current() };
+            let shape = if canary { pool.shapes.update() } else { pool.shapes.current_or_update() };
             let replaces = pool.ordinals.last(ordinal);
             let pod = pod_build::runner_pod(shape, &self.installation, ordinal, replaces, &keys, canary);
             let name = pod.metadata.name.clone().unwrap_or_default();
@@ -93,7 +93,7 @@ impl Coordinator {
             .ordinals
             .missing(self.lacks_canary(pool))
             .filter(|missing| {
-                let shape = if missing.canary { pool.shapes.update() } else { pool.shapes.current() };
+                let shape = if missing.canary { pool.shapes.update() } else { pool.shapes.current_or_update() };
                 pool.shapes.pause_until(&shape.revision).is_none_or(|until| until <= self.context.monotonic())
             })
             .collect();

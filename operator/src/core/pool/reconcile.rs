@@ -45,7 +45,7 @@ impl Coordinator {
                 let mut pool = Pool::new(object, &self.installation);
                 let assigned: Vec<_> = self.runners.of(pool.object()).flat_map(Runner::sessions).cloned().collect();
                 for uid in assigned {
-                    pool.count(self.sessions[&uid].object().tenant(), CountChange::Added);
+                    pool.adjust_running(self.sessions[&uid].object().tenant(), CountChange::Added);
                 }
                 self.pools.insert(key.clone(), pool);
                 self.adopt_claimants(&key);
@@ -64,7 +64,7 @@ impl Coordinator {
             .of(pool.object())
             .any(|runner| runner.pod().revision == update_revision && runner.is_warm() && !runner.is_terminating());
         if let Some(pool) = self.pools.get_mut(key).filter(|_| has_warm_runner) {
-            pool.shapes.came_up(&update_revision);
+            pool.shapes.runner_became_warm(&update_revision);
         }
     }
 
@@ -116,7 +116,7 @@ impl Coordinator {
         self.context.set_timer(ReconcileKey::Pool(key.clone()), timer);
     }
 
-    /// Updates the desired number of runners, and whether the pool lacks some.
+    /// Updates the desired number of runners, and whether the pool is short of them.
     fn update_scale(&mut self, key: &Key) {
         let now = self.context.monotonic();
         let pool = &self.pools[key];
@@ -209,7 +209,7 @@ impl Coordinator {
         let sessions_on_node =
             |runner: &Runner| runner.pod().node.as_ref().and_then(|node| on_nodes.get(node)).copied();
         remaining.sort_by_key(|runner| {
-            let current = runner.pod().revision == pool.shapes.current().revision;
+            let current = runner.pod().revision == pool.shapes.current_or_update().revision;
             (runner.used(), runner.is_warm(), current, sessions_on_node(runner), Reverse(runner.pod().ordinal))
         });
         let target = rollout.target - usize::from(rollout.has_canary);
@@ -219,7 +219,7 @@ impl Coordinator {
             .filter(|runner| runner.occupies_ordinal(now) && runner.is_terminating())
             .collect();
         let draining = terminating.iter().filter(|runner| !runner.is_terminating_idle()).count();
-        let surplus: Vec<Uid> = if pool.object().spec.autoscaling.is_some() || rollout.displaces_runner {
+        let surplus: Vec<Uid> = if pool.object().spec.autoscaling.is_some() || rollout.makes_room_for_canary {
             // Draining runners count towards the desired number, so that no runner with a session is removed in their
             // place.
             let excess = (remaining.len() + draining).saturating_sub(target);
@@ -237,7 +237,7 @@ impl Coordinator {
         remaining.retain(|runner| !surplus.contains(&runner.pod().uid));
         removed.extend(surplus.into_iter().map(|uid| (uid, "pool has surplus runners")));
         removed.extend(
-            outdated(pool, &remaining, &terminating).into_iter().map(|uid| (uid, "runner has an outdated shape")),
+            outdated(pool, &remaining, &terminating).into_iter().map(|uid| (uid, "runner has an outdated revision")),
         );
         for (uid, why) in removed {
             self.delete_pod(&uid, why);
@@ -326,7 +326,7 @@ impl Coordinator {
         timers.extend(pool.shapes.pauses().chain(pool.ordinals.timers()).map(Some));
         timers.push(deadline_of(pool.object(), now));
         timers.push(pool.scale_down_at());
-        timers.push(pool.lacking_since().map(|since| since.after(PROGRESS_DEADLINE)));
+        timers.push(pool.short_of_runners_since().map(|since| since.after(PROGRESS_DEADLINE)));
         timers.extend(
             self.runners
                 .of(pool.object())

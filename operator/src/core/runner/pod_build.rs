@@ -53,7 +53,7 @@ pub struct Shape {
 }
 
 /// The port on which runners answer the kubelet's probes. An older runner image does not listen on the probe port and
-/// would never become ready there, so a proven shape keeps the port that it was proven with.
+/// would never become ready there, so the current shape keeps the port with which its runners became warm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum ProbePort {
     /// The API port. Shapes published before this field existed use it.
@@ -96,7 +96,7 @@ impl Shape {
         Some(format!(
             "spec.template has {bytes} bytes as JSON; at most {MAX_TEMPLATE_BYTES} are allowed. Shorten its \
              environment, annotations, volumes or affinity. Until then the operator creates no runner from it, and \
-             existing runners keep serving"
+             existing runners continue to serve"
         ))
     }
 

@@ -129,10 +129,10 @@ impl Coordinator {
         let revision = runner.pod().revision.clone();
         if let Some(pool) = self.pools.get_mut(&key).filter(|pool| runner.pod().belongs_to(pool.object())) {
             if change.first_warm {
-                pool.shapes.came_up(&revision);
+                pool.shapes.runner_became_warm(&revision);
             }
             if change.becomes_warm {
-                pool.progressed(self.context.monotonic());
+                pool.runner_became_warm(self.context.monotonic());
             }
             if pool.learn_engine(state.engine, &revision) {
                 self.engine_known(&key);

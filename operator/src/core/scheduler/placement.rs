@@ -197,7 +197,7 @@ impl Coordinator {
                 uid,
                 free,
                 engine: runner.report().and_then(|state| state.engine),
-                current: pool.shapes.current().revision == runner.pod().revision,
+                current: pool.shapes.current_or_update().revision == runner.pod().revision,
                 sessions_on_node: runner
                     .pod()
                     .node
