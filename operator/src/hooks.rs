@@ -66,7 +66,7 @@ impl Display for Release {
 }
 
 impl Release {
-    /// Whether this release created the pool, by the pool's ownership annotations. An earlier chart did not set them.
+    /// Returns whether this release created the pool, by the pool's ownership annotations. An earlier chart did not set them.
     /// For its pools, the field manager and the labels decide.
     fn created(&self, pool: &impl ResourceExt) -> bool {
         match pool.annotations().get(RELEASE_ANNOTATION) {
@@ -216,7 +216,7 @@ pub async fn delete_pools(
     if uninstall.drain(FINAL_DRAIN_TIMEOUT).await? {
         return Ok(());
     }
-    tracing::warn!("removing the finalizers of the pools: their runners stop at the drain deadline");
+    tracing::warn!("stopped waiting for the pools, whose runners stop at the drain deadline");
     remove_finalizers(&uninstall.client, async || uninstall.pools().await).await
 }
 
@@ -271,12 +271,13 @@ impl Uninstall<'_> {
                     "deleted the pool: its sessions can run until its drain deadline"
                 );
             }
-            let sessions: i64 = pools.iter().filter_map(|pool| pool.data["status"]["slots"]["used"].as_i64()).sum();
-            if logged.replace((pools.len(), sessions)) != Some((pools.len(), sessions)) {
-                tracing::info!(pools = pools.len(), sessions, "waiting for the pools to drain");
+            // `status.slots` does not include terminating runners, so it is 0 here.
+            let runners: i64 = pools.iter().filter_map(|pool| pool.data["status"]["replicas"].as_i64()).sum();
+            if logged.replace((pools.len(), runners)) != Some((pools.len(), runners)) {
+                tracing::info!(pools = pools.len(), runners, "found pools that still drain");
             }
             if !self.has_leader().await? {
-                tracing::warn!("no operator leads, so the pools do not drain");
+                tracing::warn!("found no leading operator, so the pools do not drain");
                 return Ok(false);
             }
             if Instant::now() >= deadline {

@@ -276,8 +276,8 @@ pub enum Effect {
         key: Key,
         /// UID of the pod.
         pod: Uid,
-        /// Reason, for the log.
-        why: &'static str,
+        /// Reason for the deletion, for the log.
+        reason: &'static str,
     },
     /// Write the current public keys to a pod's annotation.
     AnnotatePod {

@@ -25,7 +25,7 @@ pub(super) fn serve(
     stats_requests: mpsc::Sender<StatsRequest>,
 ) -> anyhow::Result<JoinHandle<()>> {
     let listener = server::listen(listen)?;
-    let (listed, last_seen) = (watches.watches_listed(), watches.last_seen());
+    let (listed, last_seen) = (watches.listed_count(), watches.last_seen());
     let pruned = executor.clone();
     let not_ready = move || {
         let count = *listed.borrow();

@@ -44,7 +44,7 @@ impl Executor {
         let was_ready = session.status.as_ref().is_some_and(|status| status.ready_time.is_some());
         let span = (!was_ready).then(|| self.traces.begin(&uid, "publish", SpanKind::Client)).flatten();
         // The core limits the writes that are not urgent.
-        let _turn = if urgent { Some(self.urgent_writes.acquire().await) } else { None };
+        let _permit = if urgent { Some(self.urgent_writes.acquire().await) } else { None };
         let patch = status_patch(session.as_ref(), session.status.as_ref(), &status);
         let api = self.namespaced::<Trimmed<BrowserSession>>(&Key::of(session.as_ref()));
         let name = session.name_any();
@@ -93,7 +93,7 @@ impl Executor {
         K: Resource<Scope = kube::core::NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
         K::DynamicType: Default,
     {
-        let _turn = self.reads.acquire().await;
+        let _permit = self.reads.acquire().await;
         let (namespace, name) = (&key.namespace, &key.name);
         match tokio::time::timeout(WRITE_TIMEOUT, self.namespaced::<Trimmed<K>>(key).get_opt(name)).await {
             Ok(Ok(found)) => Ok(found.map(|Trimmed(found)| found)),
@@ -125,7 +125,7 @@ impl Executor {
 
     pub(super) async fn create_pod(&self, pool: Key, pod: Pod) {
         let name = pod.name_any();
-        let _turn = self.pod_creates.acquire().await;
+        let _permit = self.pod_creates.acquire().await;
         let api = self.namespaced::<Pod>(&pool);
         let written = self.write(CREATE_POD, api.create(&PostParams::default(), &pod)).await.map(|_| ());
         // A conflict can mean that an earlier attempt created the pod.
@@ -163,15 +163,15 @@ impl Executor {
         self.send(Event::PodCreated { pool, name, answer: created });
     }
 
-    pub(super) async fn delete_pod(&self, key: Key, pod: Uid, why: &'static str) {
+    pub(super) async fn delete_pod(&self, key: Key, pod: Uid, reason: &'static str) {
         let api = self.namespaced::<PartialPod>(&key);
         let params = uid_precondition(&pod);
         let answer = self.write("pod_delete", api.delete(&key.name, &params)).await.map(|_| ());
         let namespace = &key.namespace;
         match &answer {
-            Ok(()) => tracing::info!(namespace, pod = key.name, why, "deleted the runner pod"),
+            Ok(()) => tracing::info!(namespace, pod = key.name, reason, "deleted the runner pod"),
             Err(failure) => {
-                tracing::warn!(namespace, pod = key.name, why, ?failure, "could not delete the runner pod");
+                tracing::warn!(namespace, pod = key.name, reason, ?failure, "could not delete the runner pod");
             }
         }
         self.send(Event::PodDeleted { pod, answer });
@@ -296,7 +296,7 @@ impl Executor {
             return;
         }
         let event = KubernetesEvent { type_, reason, note: Some(note), action: "Serve".to_owned(), secondary: None };
-        let _turn = self.event_writes.acquire().await;
+        let _permit = self.event_writes.acquire().await;
         let about = session.object_ref(&());
         let publishing = self.recorder.publish(&event, &about);
         match tokio::time::timeout(WRITE_TIMEOUT, publishing).await {

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Maximum number of queued requests for the statistics.
 const STATS_REQUESTS: usize = 4;
-/// Maximum number of events per step.
+/// Maximum number of events per step, without the reports of runners.
 const BATCH: usize = 1024;
 /// Maximum time between two steps.
 const MAX_SLEEP: Duration = Duration::from_secs(3600);
@@ -45,8 +45,8 @@ pub struct Options {
 }
 
 /// Runs until `stop` completes, and then releases the Lease. If the release's namespace is being deleted, no later
-/// operator can run in it, so this function removes the finalizers from all pools. Otherwise the namespace, and pools
-/// elsewhere, would wait for an operator.
+/// operator can run in it. This function then releases all pools: it removes the finalizer `camofleet.dev/drain` and sets
+/// the reason `NoOperator`. Otherwise the namespace, and pools elsewhere, would wait for an operator.
 ///
 /// # Errors
 /// The API server cannot be used, or the admin address cannot be bound.
@@ -60,8 +60,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
     // Lease nor its key.
     if finalizers::is_terminating(&client, &namespace).await {
         let cause = format!("the operator's namespace {namespace} was deleted");
-        if let Err(error) = finalizers::abandon_pools(&client, &cause).await {
-            tracing::error!("could not abandon all pools: {error:#}");
+        if let Err(error) = finalizers::release_pools(&client, &cause).await {
+            tracing::error!("could not release all pools: {error:#}");
         }
     }
     ended
@@ -94,7 +94,7 @@ async fn serve(
     let driving = tokio::spawn(drive(core, received, received_stats_requests, executor.clone(), clock.clone()));
 
     let stopped = CancellationToken::new();
-    let mut listed = watches.watches_listed();
+    let mut listed = watches.listed_count();
     let electing = async {
         // A leader with incomplete caches would take existing objects for deleted ones.
         let all_listed = tokio::select! {
@@ -119,8 +119,9 @@ async fn serve(
     Ok(())
 }
 
-/// Steps the core with the received events, and executes its effects. The newest report of each runner precedes all
-/// other events of a step, so that no report of an earlier term follows the start of the next one. The statistics are
+/// Steps the core with the received events, and executes its effects. A step has at most [`BATCH`] events besides the
+/// newest report of each runner. The reports come first, so that no report of an earlier term follows the start of the
+/// next one. The statistics are
 /// computed only on request, because counting all queued sessions would slow down each step.
 async fn drive(
     mut core: Coordinator,

@@ -235,9 +235,9 @@ fn search(mutation: Mutation, cases: u32, max_shrink_iters: u32) -> Result<(), T
 fn every_history_keeps_the_invariants() {
     match search(Mutation::None, 3000, 20_000) {
         Ok(()) => {}
-        Err(TestError::Fail(why, (slots, warm, history))) => {
+        Err(TestError::Fail(reason, (slots, warm, history))) => {
             let lines: Vec<_> = history.iter().map(|event| format!("{event:?}")).collect();
-            panic!("{why}\nslots: {slots}, warm: {warm}, history:\n{}", lines.join("\n"));
+            panic!("{reason}\nslots: {slots}, warm: {warm}, history:\n{}", lines.join("\n"));
         }
         Err(error) => panic!("{error}"),
     }

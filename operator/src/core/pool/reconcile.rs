@@ -188,7 +188,7 @@ impl Coordinator {
         let mut removed: Vec<(Uid, &'static str)> = Vec::new();
         remaining.retain(|runner| {
             let spent = runner.is_up() && runner.is_idle() && runner.is_spent();
-            let why = if runner.may_have_unknown_sessions() {
+            let reason = if runner.may_have_unknown_sessions() {
                 return true;
             } else if spent {
                 "runner has served its sessions"
@@ -197,7 +197,7 @@ impl Coordinator {
             } else {
                 return true;
             };
-            removed.push((runner.pod().uid.clone(), why));
+            removed.push((runner.pod().uid.clone(), reason));
             false
         });
         let rollout = Rollout::of(pool, self.runners.of(pool.object()).filter(|runner| runner.occupies_ordinal(now)));
@@ -239,8 +239,8 @@ impl Coordinator {
         removed.extend(
             outdated(pool, &remaining, &terminating).into_iter().map(|uid| (uid, "runner has an outdated revision")),
         );
-        for (uid, why) in removed {
-            self.delete_pod(&uid, why);
+        for (uid, reason) in removed {
+            self.delete_pod(&uid, reason);
         }
     }
 

@@ -272,12 +272,12 @@ impl Coordinator {
     }
 
     /// Deletes a runner's pod. A runner with sessions drains: they run until they end or the drain deadline passes.
-    pub(in crate::core) fn delete_pod(&mut self, uid: &Uid, why: &'static str) {
+    pub(in crate::core) fn delete_pod(&mut self, uid: &Uid, reason: &'static str) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
         if !runner.begin_deletion(self.context.monotonic()) {
             return;
         }
-        self.context.send(Effect::DeletePod { key: runner.pod().key.clone(), pod: uid.clone(), why });
+        self.context.send(Effect::DeletePod { key: runner.pod().key.clone(), pod: uid.clone(), reason });
     }
 
     pub(in crate::core) fn pod_deleted(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {

@@ -159,15 +159,15 @@ impl World {
                     Effect::Bind { session, pod, is_new: true, .. } if !has_reported(pod) => {
                         violations.push(format!("{session} was bound to {pod}, which had not reported"));
                     }
-                    Effect::DeletePod { pod, why, .. }
-                        if !has_reported(pod) && !MAY_REMOVE_UNREPORTED.contains(why) =>
+                    Effect::DeletePod { pod, reason, .. }
+                        if !has_reported(pod) && !MAY_REMOVE_UNREPORTED.contains(reason) =>
                     {
                         let there = self
                             .runners
                             .iter()
                             .any(|runner| runner.pod.uid == *pod && runner.pod.phase == PodPhase::Running);
                         if there && operator.pods.contains(pod) {
-                            violations.push(format!("{pod} was removed and had not reported: {why}"));
+                            violations.push(format!("{pod} was removed and had not reported: {reason}"));
                         }
                     }
                     _ => {}
