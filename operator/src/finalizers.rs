@@ -67,8 +67,8 @@ pub(crate) fn unless_gone<T>(answer: kube::Result<T>) -> kube::Result<()> {
     }
 }
 
-/// Returns whether the namespace is being deleted or no longer exists. `false` if the API server does not respond, because a
-/// restart of the operator is far more common than the deletion of its namespace.
+/// Returns whether the namespace is being deleted or no longer exists. `false` if the API server does not respond,
+/// because a restart of the operator is far more common than the deletion of its namespace.
 pub(crate) async fn is_terminating(client: &Client, namespace: &str) -> bool {
     let api = Api::<Namespace>::all(client.clone());
     for _ in 0..NAMESPACE_ATTEMPTS {
@@ -87,8 +87,8 @@ pub(crate) async fn is_terminating(client: &Client, namespace: &str) -> bool {
     false
 }
 
-/// Releases every pool of the cluster: sets the reason `NoOperator` with this `cause` in its conditions, and removes its
-/// drain finalizer. An operator that is installed later adopts the pool and adds the finalizer again. Repeats until
+/// Releases every pool of the cluster: sets the reason `NoOperator` with this `cause` in its conditions, and removes
+/// its drain finalizer. An operator that is installed later adopts the pool and adds the finalizer again. Repeats until
 /// no pool has the finalizer.
 ///
 /// # Errors

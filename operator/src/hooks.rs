@@ -66,8 +66,8 @@ impl Display for Release {
 }
 
 impl Release {
-    /// Returns whether this release created the pool, by the pool's ownership annotations. An earlier chart did not set them.
-    /// For its pools, the field manager and the labels decide.
+    /// Returns whether this release created the pool, by the pool's ownership annotations. An earlier chart did not set
+    /// them. For its pools, the field manager and the labels decide.
     fn created(&self, pool: &impl ResourceExt) -> bool {
         match pool.annotations().get(RELEASE_ANNOTATION) {
             Some(release) => {

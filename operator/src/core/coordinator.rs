@@ -21,8 +21,9 @@ use std::{
     time::Duration,
 };
 
-/// Time after the start of a term in which no slot is assigned while runners have neither reported nor failed to
-/// answer. All runners are called at the start, so one without an answer by then must not delay the others.
+/// Time after the start of a term for which the assignment of slots waits for runners that have neither reported nor
+/// become unreachable. All runners are called at the start of the term, so a runner that takes longer must not delay
+/// the others.
 const RUNNER_REPORT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Largest difference between the operator's clock and the times in objects. The clock is corrected from 3 s on, and
@@ -48,7 +49,7 @@ pub struct Coordinator {
 /// A term as the leader.
 #[derive(Debug)]
 pub(in crate::core) struct Term {
-    /// Runners that existed at the start of the term and have neither reported nor failed to answer. Empty after
+    /// Runners that existed at the start of the term and have neither reported nor become unreachable. Empty after
     /// [`RUNNER_REPORT_TIMEOUT`].
     awaited: BTreeSet<Uid>,
     since: Now,
@@ -214,12 +215,12 @@ impl Coordinator {
     }
 
     /// Returns whether slots may be assigned and runners removed. Before that, every runner that existed at the start
-    /// of the term has to report, fail to answer, or use up [`RUNNER_REPORT_TIMEOUT`].
+    /// of the term has to report or become unreachable, or [`RUNNER_REPORT_TIMEOUT`] has to pass.
     pub(in crate::core) fn may_schedule(&self) -> bool {
         self.term.as_ref().is_some_and(|term| term.awaited.is_empty())
     }
 
-    /// Records that a runner has reported, failed to respond or disappeared, so scheduling does not wait for it.
+    /// Records that a runner has reported, become unreachable or disappeared, so scheduling does not wait for it.
     pub(in crate::core) fn runner_accounted_for(&mut self, pod: &Uid) {
         if let Some(term) = &mut self.term
             && term.awaited.remove(pod)

@@ -51,7 +51,8 @@ pub enum Event {
         /// The runner's answer.
         answer: Result<BindResponse, BindFailure>,
     },
-    /// [`Effect::EndSession`] was answered or abandoned. The core repeats it after a pause while the runner lists the session.
+    /// [`Effect::EndSession`] was answered or abandoned. The core repeats it after a pause while the runner lists the
+    /// session.
     EndAnswered {
         /// UID of the session.
         session: Uid,

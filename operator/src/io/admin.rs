@@ -13,7 +13,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Requests the statistics of the fleet from the core. The reply is None if this process does not lead.
+/// Requests the statistics of the fleet from the core. The reply is `None` if this process does not lead.
 pub(super) type StatsRequest = oneshot::Sender<Option<FleetStats>>;
 
 /// Serves `/healthz`, `/readyz` and `/metrics`. The process is ready if its caches are complete, so that it leads or

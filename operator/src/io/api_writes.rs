@@ -353,7 +353,7 @@ impl WriteFailure {
     }
 }
 
-/// Whether the existing pod has the same controller as the pod to create.
+/// Returns whether the existing pod has the same controller as the pod to create.
 fn has_same_controller(found: &RunnerPod, desired: &Pod) -> bool {
     desired.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == found.pool.1)
 }

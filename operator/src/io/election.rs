@@ -36,7 +36,7 @@ struct Term {
 }
 
 impl Leadership {
-    /// Epoch of this process's term. None unless the process certainly leads now.
+    /// Epoch of this process's term. `None` unless the process certainly leads now.
     pub(super) fn epoch(&self) -> Option<u64> {
         let term = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         term.filter(|term| Instant::now() < term.until).map(|term| term.epoch)
@@ -98,7 +98,7 @@ pub(super) async fn run(
     let mut was_leader = false;
     loop {
         // An expired term has ended even if the next round acquires the Lease again, because calls were dropped
-        // meanwhile.
+        // in between.
         was_leader = election.publish_leadership(was_leader, &leadership, &events);
         // A round must not hang past the end of the term.
         match tokio::time::timeout(RENEW_DEADLINE / 2, election.round()).await {
@@ -134,8 +134,8 @@ struct Election {
 }
 
 impl Election {
-    /// Publishes whether this process leads, and sends the core an event if that differs from `was_leader`, the value that
-    /// was published last. Returns the new value.
+    /// Publishes whether this process leads, and sends the core an event if that differs from `was_leader`, the value
+    /// that was published last. Returns the new value.
     fn publish_leadership(&mut self, was_leader: bool, leadership: &Leadership, events: &UnboundedSender<Event>) -> bool {
         self.term = self.term.filter(|term| Instant::now() < term.until);
         leadership.set(self.term);

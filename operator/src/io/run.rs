@@ -40,13 +40,13 @@ pub struct Options {
     pub identity: String,
     /// Listen address of probes and metrics.
     pub admin_listen: SocketAddr,
-    /// Exports spans. None if traces are not enabled.
+    /// Exports spans. `None` if traces are not enabled.
     pub tracer: Option<Arc<Tracer>>,
 }
 
 /// Runs until `stop` completes, and then releases the Lease. If the release's namespace is being deleted, no later
-/// operator can run in it. This function then releases all pools: it removes the finalizer `camofleet.dev/drain` and sets
-/// the reason `NoOperator`. Otherwise the namespace, and pools elsewhere, would wait for an operator.
+/// operator can run in it. This function then releases all pools: it removes the finalizer `camofleet.dev/drain` and
+/// sets the reason `NoOperator`. Otherwise the namespace, and pools elsewhere, would wait for an operator.
 ///
 /// # Errors
 /// The API server cannot be used, or the admin address cannot be bound.

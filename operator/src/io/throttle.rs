@@ -35,8 +35,8 @@ impl Throttle {
     }
 
     /// Forwards the newest state whenever one is due, until the stream ends or `take` rejects a state. Returns the
-    /// cause. While a state waits, newer ones replace it without being parsed. Beyond [`MAX_STATES_READ_AHEAD`], reading stops
-    /// and back-pressure reaches the runner.
+    /// cause. While a state waits, newer ones replace it without being parsed. Beyond [`MAX_STATES_READ_AHEAD`],
+    /// reading stops and back-pressure reaches the runner.
     pub(super) async fn forward(
         &mut self,
         states: impl Stream<Item = Result<EncodedState, CallError>>,

@@ -390,7 +390,7 @@ fn scheduling_starts_after_30_s_despite_an_unreported_runner() {
     let (evil, good) = (pool("evil", "p", 1), pool("good", "p", 1));
     let (unreported, reporting) = (pod(&evil, "unreported", 0), pod(&good, "reporting", 0));
     let (mut core, _) = leader(&[evil, good], &[unreported.clone(), reporting.clone()], 4);
-    // The unreported runner neither reports nor fails to answer.
+    // The unreported runner neither reports nor becomes unreachable.
     let events = [
         reports(&reporting, state(Vec::new(), 1)),
         session_created(waiting_session("good", "s", "p")),
@@ -420,7 +420,7 @@ fn keeps_a_runner_that_has_not_reported() {
     let mut old = pod(&shrunk, "old", 0);
     old.revision = "former".into();
     let (mut core, mut effects) = leader(&[shrunk], std::slice::from_ref(&old), 4);
-    // The runner does not answer, so scheduling does not wait for it. It may have a session of a former leader.
+    // The runner is unreachable, so scheduling does not wait for it. It may have a session of a former leader.
     effects.extend(core.step([Event::RunnerUnreachable { pod: old.uid.clone() }], at(START + 100)));
     effects.extend(advance(&mut core, START + 200_000));
     assert_eq!(deleted_pods(&effects), Vec::<&str>::new(), "the runner is surplus and outdated, but may be busy");
@@ -429,7 +429,7 @@ fn keeps_a_runner_that_has_not_reported() {
 }
 
 #[test]
-fn ends_an_older_bind_after_the_newer_one_is_published() {
+fn ends_a_duplicate_once_the_other_bind_is_published() {
     let (first, second) = (pool("ns", "a", 1), pool("ns", "b", 1));
     let (unreported, reporting) = (pod(&first, "unreported", 0), pod(&second, "reporting", 0));
     let (mut core, _) = leader(&[first, second], &[unreported.clone(), reporting.clone()], 4);

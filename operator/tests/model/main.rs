@@ -299,6 +299,6 @@ fn detects_the_removal_of_unreported_runners() {
 }
 
 #[test]
-fn detects_an_older_bind_kept_beside_the_published_one() {
-    assert_detects(Mutation::KeepBothBinds);
+fn detects_duplicates_that_are_not_ended() {
+    assert_detects(Mutation::KeepDuplicates);
 }

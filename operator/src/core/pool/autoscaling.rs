@@ -47,14 +47,14 @@ impl Coordinator {
 
     /// Number of `waiting` sessions with this demand for which the pool has to provide runners. A pool provides for all
     /// sessions that name it. Sessions that name no pool are distributed over the pools that accept them, in order of
-    /// names: a pool provides for those that exceed the capacity of the pools before it, so that two pools do not create
-    /// runners for the same session.
+    /// names: a pool provides for those that exceed the capacity of the pools before it, so that two pools do not
+    /// create runners for the same session.
     fn sessions_to_serve(&self, key: &Key, demand: &Demand, waiting: u32) -> u32 {
         if demand.pool.is_some() {
             return waiting;
         }
         let before = self.pools_for(demand).take_while(|(other, _)| *other != key);
-        // A pool whose runners do not come up provides no capacity.
+        // A pool whose runners fail before they become warm provides no capacity.
         let capacity = before.filter(|(_, pool)| !pool.shapes.is_failing()).map(|(_, pool)| {
             let max = pool
                 .object()

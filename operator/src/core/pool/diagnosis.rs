@@ -12,8 +12,8 @@ use crate::core::{
 use camofleet_crds::conditions::pool as reasons;
 use std::time::Duration;
 
-/// Time without a runner that becomes warm after which a pool that is short of runners is `Stalled`, like a Deployment's
-/// `progressDeadlineSeconds`.
+/// Time without a runner that becomes warm after which a pool that is short of runners is `Stalled`, like a
+/// Deployment's `progressDeadlineSeconds`.
 pub(in crate::core) const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 
 /// A pool and the runners that a check inspects.
@@ -110,8 +110,8 @@ fn browsers_do_not_launch(inspection: &Inspection) -> Option<ReasonMessage> {
     })
 }
 
-/// The canary reports that a browser cannot be launched, or cannot load a page. Its hot browsers do not count, because a
-/// canary that is not warm has loaded a page in none of them.
+/// The canary reports that a browser cannot be launched, or cannot load a page. Its hot browsers do not count, because
+/// a canary that is not warm has loaded a page in none of them.
 fn the_canary_loads_no_page(inspection: &Inspection) -> Option<ReasonMessage> {
     let error = inspection.runners.iter().find_map(|canary| canary.report()?.launch_error.clone())?;
     Some((reasons::BROWSERS_FAILING, error))

@@ -95,7 +95,8 @@ impl Coordinator {
         self.context.enqueue_all(waiting.into_iter().map(ReconcileKey::Session));
     }
 
-    /// Reconciles a pool, except for new pods, which are created for all pools together ([`Coordinator::launch_runners`]).
+    /// Reconciles a pool, except for new pods, which are created for all pools together
+    /// ([`Coordinator::launch_runners`]).
     pub(in crate::core) fn reconcile_pool(&mut self, key: &Key) {
         let now = self.context.monotonic();
         let Some(pool) = self.pools.get_mut(key) else { return };

@@ -16,8 +16,8 @@ pub(in crate::core) struct Rollout {
     pub(in crate::core) target: usize,
     /// One of the pods is the canary of the update shape.
     pub(in crate::core) has_canary: bool,
-    /// The canary does not fit on a node or in a quota, and `maxUnavailable` allows removing an idle runner to make room
-    /// for it.
+    /// The canary does not fit on a node or in a quota, and `maxUnavailable` allows removing an idle runner to make
+    /// room for it.
     pub(in crate::core) makes_room_for_canary: bool,
 }
 
@@ -45,8 +45,7 @@ impl Rollout {
 }
 
 /// Returns the runners of an outdated shape to remove now, within `maxUnavailable`: idle ones first, then those with
-/// sessions, which drain. Returns none before the canary is warm, because the
-/// current shape does not change until then.
+/// sessions, which drain. Returns none before the canary is warm, because the current shape does not change until then.
 pub(in crate::core) fn outdated(pool: &Pool, remaining: &[&Runner], terminating: &[&Runner]) -> Vec<Uid> {
     if pool.shapes.has_no_valid_shape() {
         return Vec::new();

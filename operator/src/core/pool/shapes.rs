@@ -9,8 +9,8 @@ use camofleet_crds::{conditions::pool as reasons, v1alpha1::WorkerPool};
 use camofleet_runtime::backoff::ExponentialBackoff;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-/// Pause after a failed pod, before any further pod of its shape is created. After it, all missing pods of the shape are
-/// created, within the limits of the launch budget.
+/// Pause after a failed pod, before any further pod of its shape is created. After it, all missing pods of the shape
+/// are created, within the limits of the launch budget.
 const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(300));
 
 /// Reason and message of a condition.
@@ -89,8 +89,8 @@ impl Shapes {
         changes
     }
 
-    /// Records that a pod of the revision failed or could not be created, and doubles the pause before any further pod of
-    /// the revision is created.
+    /// Records that a pod of the revision failed or could not be created, and doubles the pause before any further pod
+    /// of the revision is created.
     pub(in crate::core) fn failed(&mut self, revision: &str, cause: ReasonMessage, now: Monotonic) {
         if revision != self.update.revision && revision != self.current_or_update().revision {
             return;
@@ -100,8 +100,8 @@ impl Shapes {
         self.failures.insert(revision.to_owned(), failures);
     }
 
-    /// Records that a runner of the revision became warm. This clears the failures of the revision, and makes the update
-    /// shape the current one.
+    /// Records that a runner of the revision became warm. This clears the failures of the revision, and makes the
+    /// update shape the current one.
     pub(in crate::core) fn runner_became_warm(&mut self, revision: &str) {
         self.failures.remove(revision);
         if revision == self.update.revision {

@@ -198,8 +198,8 @@ fn template_metadata(pool: &WorkerPool) -> ObjectMeta {
 }
 
 /// Annotations for cluster autoscalers: cluster-autoscaler (see its FAQ) and Karpenter (see its page "Disruption").
-/// Both ask whether a pod may be evicted, not whether it is idle, so with `WhenIdle` they remove a node only once it is
-/// empty.
+/// Both read whether a pod can be evicted, not whether it is idle. With `WhenIdle`, also idle runners cannot be
+/// evicted, so an autoscaler removes a node only once it has no runner.
 fn eviction_annotations(disruption: Disruption) -> &'static [(&'static str, &'static str)] {
     match disruption {
         Disruption::WhenIdle => {

@@ -223,7 +223,7 @@ impl Coordinator {
             let delete_at = since.after(DELETE_UNREACHABLE_AFTER);
             if runner.is_stuck(self.context.now()) {
                 // Its node does not respond either, so the kubelet will not confirm that the pod is gone.
-                let message = format!("pod {} is stuck terminating and does not answer", runner.pod().key.name);
+                let message = format!("pod {} is stuck terminating and unreachable", runner.pod().key.name);
                 self.lose_sessions(uid, &SessionEnd { reason: session::RUNNER_LOST, message }, &Stage::Waiting);
             } else if delete_at <= self.context.monotonic() && !runner.is_terminating() {
                 self.delete_pod(uid, "runner is unreachable");

@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-/// Time after a pod's `deletionTimestamp` at which it counts as stuck, because its node does not answer. A stuck pod
+/// Time after a pod's `deletionTimestamp` at which it counts as stuck, because its node does not respond. A stuck pod
 /// does not hold its ordinal.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// Time for which a runner is unreachable before `Ready` of its sessions becomes `Unknown`.
@@ -195,8 +195,8 @@ impl Runner {
         }
     }
 
-    /// Starts the stream of reports. Returns the runner's address, or `None` if the stream has started or there is no address
-    /// yet.
+    /// Starts the stream of reports. Returns the runner's address, or `None` if the stream has started or there is no
+    /// address yet.
     pub(in crate::core) fn begin_streaming(&mut self) -> Option<IpAddr> {
         let address = self.pod.address.filter(|_| !self.streaming)?;
         self.streaming = true;
@@ -367,8 +367,8 @@ impl Runner {
         !self.is_lost() && self.is_idle() && has_full_capacity
     }
 
-    /// Free slots for the demand of a pool with `slots` slots per runner. Each assigned session that the runner does not
-    /// list yet takes a slot. A runner that terminates, drains, is spent or is unreachable has none.
+    /// Free slots for the demand of a pool with `slots` slots per runner. Each assigned session that the runner does
+    /// not list yet takes a slot. A runner that terminates, drains, is spent or is unreachable has none.
     pub(in crate::core) fn free_slots(&self, slots: u32) -> u32 {
         let open = self.report.as_ref().filter(|report| !self.is_lost() && !report.draining && !report.spent);
         open.map_or(0, |report| report.free.min(slots).saturating_sub(saturating_u32(self.unlisted().count())))
@@ -446,9 +446,9 @@ impl Runner {
         listed.filter(|session| session.phase != SessionPhase::Ended).count() + self.unlisted().count()
     }
 
-    /// The slots that can be assigned: those that the runner reports as free, bounded by the slots of its pod and by the
-    /// capacity of its list, without those of assigned sessions that it has not reported yet. `None` if it can take no
-    /// session.
+    /// The slots that can be assigned: those that the runner reports as free, bounded by the slots of its pod and by
+    /// the capacity of its list, without those of assigned sessions that it has not reported yet. `None` if it can take
+    /// no session.
     pub(in crate::core) fn assignable_slots(&self, slots: u32, display_of: impl Fn(&Uid) -> Option<Display>) -> Option<FreeSlots> {
         if !self.is_up() || self.slots_unknown || self.is_terminating() || self.may_have_unknown_sessions() {
             return None;

@@ -64,8 +64,8 @@ impl<'a> CandidatePool<'a> {
         QueueRank::new(self.pool, demand.priority.0, &demand.tenant, self.running_of(&demand.tenant), creation)
     }
 
-    /// Preference for this pool among those that accept a session: a matching hot browser first, then the number of free
-    /// slots.
+    /// Preference for this pool among those that accept a session: a matching hot browser first, then the number of
+    /// free slots.
     fn preference(&self, engine: Option<Engine>, display: Display) -> (bool, u32) {
         let candidates = self.runners.iter().filter(|runner| runner.matches_engine(engine));
         candidates

@@ -130,8 +130,8 @@ impl Coordinator {
     ) {
         let answer = answer.map(|found| found.filter(|found| found.metadata.uid.as_ref() == Some(uid)));
         match self.sessions.get(uid) {
-            // The session became known during the read of the name that a runner reported. The runner may have reported a
-            // wrong name, so the answer can be about another session.
+            // The session became known during the read of the name that a runner reported. The runner may have reported
+            // a wrong name, so the answer can be about another session.
             Some(session) if session.key() != *key => {}
             Some(_) => self.known_session_read(uid, answer),
             None => self.orphan_read(uid, &answer),

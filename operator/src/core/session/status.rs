@@ -158,7 +158,7 @@ fn unreachable_status(
 }
 
 fn unreachable_message(placement: &Placement) -> String {
-    format!("runner {} does not answer; the browser may still be running", placement.runner.name)
+    format!("runner {} is unreachable; the browser may still be running", placement.runner.name)
 }
 
 fn queued(mut status: BrowserSessionStatus, session: &Session, wait: &WaitReason, now: Now) -> BrowserSessionStatus {

@@ -53,8 +53,8 @@ pub enum Mutation {
     OfferUnreportedSlots,
     /// A new leader treats runners that have not reported to it as spent and without sessions.
     RemoveUnreportedRunners,
-    /// An older bind of a session is not ended on its runner.
-    KeepBothBinds,
+    /// A duplicate of a session is not ended on its runner.
+    KeepDuplicates,
 }
 
 /// An edit of the pool by its owner.

@@ -16,7 +16,7 @@ use std::{
 const MAY_REMOVE_UNREPORTED: [&str; 3] = ["pool is being deleted", "container terminated", "runner is unreachable"];
 
 /// Whether the session's status names a runner other than this one.
-fn is_copy(sessions: &BTreeMap<String, Arc<BrowserSession>>, session: &str, pod: &str) -> bool {
+fn is_duplicate(sessions: &BTreeMap<String, Arc<BrowserSession>>, session: &str, pod: &str) -> bool {
     let mut same = sessions.values().filter(|object| object.metadata.uid.as_deref() == Some(session));
     let published = same.next().and_then(|object| object.status.as_ref()?.runner.clone());
     published.is_some_and(|runner| runner.uid != pod)
@@ -175,7 +175,7 @@ impl World {
             }
             match effect {
                 Effect::EndSession { session, pod, .. }
-                    if mutation == Mutation::KeepBothBinds && is_copy(&self.sessions, &session, &pod) => {}
+                    if mutation == Mutation::KeepDuplicates && is_duplicate(&self.sessions, &session, &pod) => {}
                 Effect::StreamReports { pod, .. } => {
                     operator.streamed.insert(pod);
                 }
