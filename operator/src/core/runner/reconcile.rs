@@ -105,7 +105,7 @@ impl Coordinator {
         let Some(runner) = self.runners.get(pod) else { return };
         for uid in runner.sessions().clone() {
             let lost = self.sessions.get(&uid).is_some_and(Session::is_published);
-            self.set_stage(&uid, if lost { Stage::Ended(end.clone()) } else { unpublished.clone() });
+            self.set_stage(&uid, if lost { Stage::Finishing(end.clone()) } else { unpublished.clone() });
         }
     }
 
@@ -170,7 +170,7 @@ impl Coordinator {
             match session.stage() {
                 Stage::Bound(bound) if bound.must_be_listed_in(state) && session.is_published() => {
                     let message = format!("runner {} no longer lists the session", self.runners[pod].pod().key.name);
-                    self.set_stage(&uid, Stage::Ended(SessionEnd { reason: session::RUNNER_LOST, message }));
+                    self.set_stage(&uid, Stage::Finishing(SessionEnd { reason: session::RUNNER_LOST, message }));
                 }
                 Stage::Bound(bound) if bound.must_be_listed_in(state) => {
                     if let Some(runner) = self.runners.get_mut(pod) {
@@ -178,7 +178,7 @@ impl Coordinator {
                     }
                     self.set_stage(&uid, Stage::Waiting);
                 }
-                Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => {
+                Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Finishing(_) | Stage::Finished { .. } => {
                 }
             }
         }

@@ -56,7 +56,7 @@ impl Coordinator {
                 self.set_stage(uid, Stage::Waiting);
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Invalid(message))) if runner == *pod => {
-                self.set_stage(uid, Stage::Ended(SessionEnd { reason: reasons::LAUNCH_FAILED, message }));
+                self.set_stage(uid, Stage::Finishing(SessionEnd { reason: reasons::LAUNCH_FAILED, message }));
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Unknown(_))) if runner == *pod => self.call_failed(uid),
             // The call sent new timeouts for a session that the runner already has.
@@ -71,14 +71,14 @@ impl Coordinator {
             (Stage::Bound(bound), Err(_)) if bound.runner == *pod => self.call_failed(uid),
             // The bind was abandoned in the meantime. The runner's next report shows whether it has the session.
             (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Ok(_)) => {}
-            (Stage::Ended(_) | Stage::Finished { .. }, _)
+            (Stage::Finishing(_) | Stage::Finished { .. }, _)
             | (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Err(_)) => {}
         }
     }
 
     fn finish_if_ended(&mut self, uid: &Uid, answer: &BindResponse) {
         if answer.session.phase == SessionPhase::Ended {
-            self.set_stage(uid, Stage::Ended(SessionEnd::reported(answer.session.end.as_ref())));
+            self.set_stage(uid, Stage::Finishing(SessionEnd::reported(answer.session.end.as_ref())));
         }
     }
 
@@ -187,7 +187,7 @@ impl Coordinator {
         }
         if answer == Ok(false) && !known {
             let message = "the runner's pod was deleted while no operator was running".to_owned();
-            self.set_stage(uid, Stage::Ended(SessionEnd { reason: reasons::RUNNER_LOST, message }));
+            self.set_stage(uid, Stage::Finishing(SessionEnd { reason: reasons::RUNNER_LOST, message }));
         }
         self.context.enqueue(ReconcileKey::Session(uid.clone()));
     }

@@ -90,8 +90,8 @@ impl Coordinator {
                 session.runner() != Some(&published.runner)
             }
             (Stage::Bound(published), Stage::Bound(own)) => published.runner != own.runner,
-            (Stage::Bound(_), Stage::Ended(_) | Stage::Finished { .. })
-            | (Stage::Waiting | Stage::Binding { .. } | Stage::Ended(_), _) => false,
+            (Stage::Bound(_), Stage::Finishing(_) | Stage::Finished { .. })
+            | (Stage::Waiting | Stage::Binding { .. } | Stage::Finishing(_), _) => false,
         };
         if !yields {
             return;
@@ -170,7 +170,7 @@ impl Coordinator {
     fn observe_deletion(&mut self, session: &Session) {
         let reason = match session.stage() {
             Stage::Finished { .. } => return,
-            Stage::Ended(end) => end.reason,
+            Stage::Finishing(end) => end.reason,
             Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) => DELETED,
         };
         if self.term.is_some() {
@@ -193,10 +193,10 @@ impl Coordinator {
         match session.stage() {
             // The session ended before it was published.
             Stage::Waiting if entry.phase == SessionPhase::Ended && self.may_be_bound_to(pod, session) => {
-                self.set_stage(uid, Stage::Ended(SessionEnd::reported(entry.end.as_ref())));
+                self.set_stage(uid, Stage::Finishing(SessionEnd::reported(entry.end.as_ref())));
             }
             Stage::Binding { runner, .. } if runner == pod && entry.phase == SessionPhase::Ended => {
-                self.set_stage(uid, Stage::Ended(SessionEnd::reported(entry.end.as_ref())));
+                self.set_stage(uid, Stage::Finishing(SessionEnd::reported(entry.end.as_ref())));
             }
             Stage::Waiting if self.may_be_bound_to(pod, session) => {
                 self.set_bound(pod, uid, SessionReport::listed(entry, state), state.version());
@@ -209,7 +209,7 @@ impl Coordinator {
             Stage::Bound(bound) if bound.runner == *pod => {
                 if entry.phase == SessionPhase::Ended {
                     let end = SessionEnd::reported(entry.end.as_ref());
-                    self.set_stage(uid, Stage::Ended(end));
+                    self.set_stage(uid, Stage::Finishing(end));
                 } else {
                     let report = SessionReport::listed(entry, state);
                     if bound.report.as_ref() != Some(&report) {
@@ -219,7 +219,7 @@ impl Coordinator {
                 }
             }
             // `end_stale_sessions` ends sessions that the runner must not keep.
-            Stage::Binding { .. } | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => {}
+            Stage::Binding { .. } | Stage::Bound(_) | Stage::Finishing(_) | Stage::Finished { .. } => {}
         }
     }
 
@@ -247,7 +247,7 @@ impl Coordinator {
         let (since, sent_generation) = match session.stage() {
             Stage::Binding { since, .. } => (Some(*since), session.generation()),
             // The timeouts of an adopted session are unknown, so they are sent again.
-            Stage::Waiting | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => (None, 0),
+            Stage::Waiting | Stage::Bound(_) | Stage::Finishing(_) | Stage::Finished { .. } => (None, 0),
         };
         if let Some(since) = since {
             self.context.send(Effect::Observe(Observation::Bound { took: self.context.monotonic().since(since) }));
@@ -307,7 +307,7 @@ impl Coordinator {
                 self.context.send(Effect::DeleteSession { key, session: uid.clone() });
                 self.call_started(uid);
             }
-            Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => {}
+            Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Finishing(_) | Stage::Finished { .. } => {}
         }
     }
 
@@ -360,7 +360,7 @@ impl Coordinator {
                 wait
             }
             Err(end) => {
-                self.set_stage(uid, Stage::Ended(end));
+                self.set_stage(uid, Stage::Finishing(end));
                 None
             }
         }
@@ -398,7 +398,7 @@ impl Coordinator {
             }
             Stage::Binding { call, .. } => call.retry_at(),
             Stage::Bound(bound) => bound.call.retry_at(),
-            Stage::Ended(_) => None,
+            Stage::Finishing(_) => None,
             Stage::Finished { at, delete } => match delete {
                 RetryState::Idle => Some(at.after(self.ttl(uid))),
                 RetryState::InFlight { .. } | RetryState::Pause { .. } | RetryState::Rejected => delete.retry_at(),

@@ -64,7 +64,7 @@ impl Coordinator {
                 }
                 Stage::Finished { .. } => entry.phase != SessionPhase::Ending,
                 // The runner keeps the end of the session until `Finished` is published.
-                Stage::Ended(_) | Stage::Waiting => false,
+                Stage::Finishing(_) | Stage::Waiting => false,
             },
         }
     }

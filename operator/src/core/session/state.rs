@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!                                             session_listed or
-//!           schedule           set_bound        lose_sessions         session_patched            TTL
-//!  Waiting ──────────► Binding ───────────► Bound ────────────► Ended ─────────────────► Finished ─────► deleted
-//!   ▲  │                  │                   │                   ▲
-//!   ├──┼─ bind_answered ──┘                   │                   │
-//!   └──┼─ lose_sessions (not published) ──────┘                   │
-//!      └─ reconcile_waiting (rejected, or queue timeout) ─────────┘
+//!           schedule           set_bound        lose_sessions           session_patched            TTL
+//!  Waiting ──────────► Binding ───────────► Bound ────────────► Finishing ────────────────► Finished ─────► deleted
+//!   ▲  │                  │                   │                     ▲
+//!   ├──┼─ bind_answered ──┘                   │                     │
+//!   └──┼─ lose_sessions (not published) ──────┘                     │
+//!      └─ reconcile_waiting (rejected, or queue timeout) ───────────┘
 //! ```
 //!
 //! Each transition is labelled with the function that makes it. A session that is binding can also be lost, or end.
@@ -59,8 +59,8 @@ pub(in crate::core) enum Stage {
     Binding { runner: Uid, since: Monotonic, call: RetryState },
     /// The runner has the session, or the status says so.
     Bound(Bound),
-    /// The session has ended. `Finished` is not published yet.
-    Ended(SessionEnd),
+    /// The session has ended, and `Finished` is not published yet.
+    Finishing(SessionEnd),
     /// `Finished` is published.
     Finished { at: Monotonic, delete: RetryState },
 }
@@ -247,7 +247,7 @@ impl Session {
         match &mut self.stage {
             Stage::Binding { call, .. } | Stage::Bound(Bound { call, .. }) => Some(call),
             Stage::Finished { delete, .. } => Some(delete),
-            Stage::Waiting | Stage::Ended(_) => None,
+            Stage::Waiting | Stage::Finishing(_) => None,
         }
     }
 
@@ -278,7 +278,7 @@ impl Session {
     pub(in crate::core) fn runner(&self) -> Option<&Uid> {
         match &self.stage {
             Stage::Binding { runner, .. } | Stage::Bound(Bound { runner, .. }) => Some(runner),
-            Stage::Waiting | Stage::Ended(_) | Stage::Finished { .. } => None,
+            Stage::Waiting | Stage::Finishing(_) | Stage::Finished { .. } => None,
         }
     }
 

@@ -124,7 +124,7 @@ pub(super) fn of_session(
             }
             Some(status)
         }
-        Stage::Ended(end) => Some(finished(former, session, end, now)),
+        Stage::Finishing(end) => Some(finished(former, session, end, now)),
     }
 }
 
