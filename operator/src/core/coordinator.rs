@@ -7,10 +7,10 @@ use crate::core::{
     ids::{Key, Uid},
     messages::{Change, Effect, Event},
     orphans::Orphans,
-    step_context::{StepContext, ReconcileKey},
     pool::{launch_budget::LaunchBudget, state::Pool},
     runner::{pod_build::Installation, pod_read::RunnerPod, state::Runners},
     session::state::Sessions,
+    step_context::{ReconcileKey, StepContext},
     tombstones::Tombstones,
 };
 use camofleet_crds::v1alpha1::{BrowserSession, Slots, WorkerPool};

@@ -18,13 +18,13 @@ mod coordinator;
 mod ids;
 mod messages;
 mod orphans;
-mod step_context;
 mod pool;
 mod retry;
 pub mod runner;
 mod scheduler;
 mod session;
 mod status_write;
+mod step_context;
 mod timers;
 mod tombstones;
 

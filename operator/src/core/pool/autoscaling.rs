@@ -3,10 +3,10 @@
 use crate::core::{
     coordinator::Coordinator,
     ids::Key,
-    step_context::ReconcileKey,
     pool::{scale::RunnerDemand, state::Pool},
     runner::state::Runner,
     scheduler::queue::Demand,
+    step_context::ReconcileKey,
 };
 use std::collections::BTreeMap;
 

@@ -4,12 +4,12 @@ use crate::core::{
     coordinator::Coordinator,
     ids::Key,
     messages::{Effect, WriteFailure},
-    step_context::ReconcileKey,
     pool::{
         launch_budget::{MissingOrdinal, PoolLaunches},
         state::Pool,
     },
     runner::{pod_build, state::Runner},
+    step_context::ReconcileKey,
 };
 use camofleet_crds::conditions::pool as reasons;
 use std::collections::{BTreeMap, VecDeque};

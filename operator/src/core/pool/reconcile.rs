@@ -7,7 +7,6 @@ use crate::core::{
     coordinator::Coordinator,
     ids::{Key, Uid, version},
     messages::{Change, Effect, Namespace, Observation, WriteFailure},
-    step_context::{StepContext, ReconcileKey},
     pool::{
         diagnosis::PROGRESS_DEADLINE,
         rollout::{Rollout, outdated},
@@ -18,6 +17,7 @@ use crate::core::{
     },
     runner::state::Runner,
     status_write::observe_pruned,
+    step_context::{ReconcileKey, StepContext},
 };
 use camofleet_crds::v1alpha1::WorkerPool;
 use std::{cmp::Reverse, sync::Arc, time::Duration};

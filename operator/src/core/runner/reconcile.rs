@@ -6,7 +6,6 @@ use crate::core::{
     coordinator::Coordinator,
     ids::{Key, Uid},
     messages::{Change, Effect, Node, Observation, WriteFailure},
-    step_context::ReconcileKey,
     pool::state::Pool,
     retry::RetryState,
     runner::{
@@ -15,6 +14,7 @@ use crate::core::{
         state::{Connectivity, PUBLISH_UNREACHABLE_AFTER, Runner},
     },
     session::state::{Session, SessionEnd, Stage},
+    step_context::ReconcileKey,
 };
 use camofleet_crds::conditions::{pool as reasons, session};
 use std::time::Duration;

@@ -4,7 +4,6 @@ use crate::core::{
     coordinator::Coordinator,
     ids::{Key, Uid, version},
     messages::{BindFailure, Effect, EventType, Observation, ReadFailure, WriteFailure},
-    step_context::ReconcileKey,
     retry::RetryState,
     runner::{
         report::{self, ReportVersion},
@@ -12,6 +11,7 @@ use crate::core::{
     },
     session::state::{Bound, SessionEnd, SessionReport, Stage},
     status_write::observe_pruned,
+    step_context::ReconcileKey,
 };
 use camofleet_crds::{
     conditions::{self, FINISHED, READY, SCHEDULED, session as reasons},

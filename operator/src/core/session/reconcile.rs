@@ -5,7 +5,6 @@ use crate::core::{
     coordinator::Coordinator,
     ids::{Key, Uid, version},
     messages::{Effect, Observation},
-    step_context::ReconcileKey,
     pool::state::CountChange,
     retry::RetryState,
     runner::{
@@ -20,6 +19,7 @@ use crate::core::{
         state::{Bound, Session, SessionEnd, SessionReport, Stage},
         status::{self, Placement, WaitReason},
     },
+    step_context::ReconcileKey,
 };
 use camofleet_crds::{
     conditions::session as reasons,

@@ -5,9 +5,9 @@ use crate::core::{
     coordinator::Coordinator,
     ids::Uid,
     messages::Effect,
-    step_context::ReconcileKey,
     runner::report::{ListedSession, Report},
     session::state::{Bound, Stage},
+    step_context::ReconcileKey,
 };
 use camofleet_runner_api::SessionPhase;
 
