@@ -127,8 +127,8 @@ async fn release_until_none_is_held(
         return Ok(());
     }
     bail!(
-        "pools still have the finalizer {FINALIZER} after {} s, or could not be listed. If the deletion of a pool does not complete, \
-         remove its finalizer: {}",
+        "pools still have the finalizer {FINALIZER} after {} s, or could not be listed. If the deletion of a pool does \
+         not complete, remove its finalizer: {}",
         RELEASE_TIMEOUT.as_secs(),
         finalizer_removal(&Key { namespace: "NAMESPACE".into(), name: "NAME".into() })
     )
@@ -176,8 +176,8 @@ fn released_status(pool: &AnyPool, cause: &str, now: Timestamp) -> Value {
     let status: Option<WorkerPoolStatus> = serde_json::from_value(pool.data["status"].clone()).ok();
     let mut conditions = status.map(|status| status.conditions).unwrap_or_default();
     let message = format!(
-        "no operator manages this pool: {cause}. Install an operator to use the pool again. If the deletion of the pool does not \
-         complete, remove its finalizer: {}",
+        "no operator manages this pool: {cause}. Install an operator to use the pool again. If the deletion of the \
+         pool does not complete, remove its finalizer: {}",
         finalizer_removal(&Key::of(pool))
     );
     for (type_, truth) in [(READY, ConditionStatus::Unknown), (STALLED, ConditionStatus::True)] {

@@ -249,8 +249,8 @@ impl Executor {
         let answer = match self.write(BUDGET, api.patch(&key.name, &params, &owned_budget_patch(pool, &budget))).await {
             Err(WriteFailure::Gone) => self.write(BUDGET, api.create(&PostParams::default(), &budget)).await,
             Err(WriteFailure::Rejected(_)) => Err(WriteFailure::Rejected(format!(
-                "PodDisruptionBudget {} in namespace {} does not belong to this pool, so the runners of the pool can be evicted with \
-                 their sessions: delete or rename that PodDisruptionBudget",
+                "PodDisruptionBudget {} in namespace {} does not belong to this pool, so the runners of the pool can \
+                 be evicted with their sessions: delete or rename that PodDisruptionBudget",
                 key.name, key.namespace
             ))),
             patched => patched,

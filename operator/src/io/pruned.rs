@@ -35,8 +35,8 @@ impl PrunedFields {
                         namespace = object.namespace,
                         name = object.name,
                         field,
-                        "the API server pruned a field of a write: apply the CRDs of this version, or find the webhook that removes the \
-                         field"
+                        "the API server pruned a field of a write: apply the CRDs of this version, or find the webhook \
+                         that removes the field"
                     );
                 }
             }
@@ -68,8 +68,8 @@ impl PrunedFields {
         let fields = self.pruned.current(now);
         (!fields.is_empty()).then(|| {
             format!(
-                "the API server prunes these fields: {}. Apply the CRDs of this version, or find the webhook that removes them. Sessions are \
-                 still served",
+                "the API server prunes these fields: {}. Apply the CRDs of this version, or find the webhook that \
+                 removes them. Sessions are still served",
                 fields.join(", ")
             )
         })

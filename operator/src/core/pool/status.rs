@@ -173,8 +173,8 @@ fn waiting_to_launch(pool: &Pool, Replicas { ready, desired, .. }: Replicas) -> 
         LaunchWait::OwnRunners { overdue } => (
             pools::RUNNERS_STARTING,
             format!(
-                "{ready} of {desired} runners are ready; the next one waits because {overdue} runners of this pool have \
-                 not been warm for 2 minutes. Read their logs"
+                "{ready} of {desired} runners are ready; the next one waits because {overdue} runners of this pool \
+                 have not been warm for 2 minutes. Read their logs"
             ),
         ),
     })

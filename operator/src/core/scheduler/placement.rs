@@ -227,8 +227,8 @@ impl Coordinator {
             // The status must not reveal which pools exist in other namespaces.
             return if *namespace == demand.namespace {
                 let message = format!(
-                    "there is no WorkerPool {name} in namespace {namespace}; create it, or create the session with another \
-                     `poolRef`"
+                    "there is no WorkerPool {name} in namespace {namespace}; create it, or create the session with \
+                     another `poolRef`"
                 );
                 WaitDecision::Wait(WaitReason::new(reasons::NO_MATCHING_POOL, message))
             } else {

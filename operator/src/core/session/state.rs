@@ -10,8 +10,8 @@
 //!      └─ reconcile_waiting (rejected, or queue timeout) ───────────┘
 //! ```
 //!
-//! Each transition is labelled with the function that makes it. `lose_sessions` and `session_listed` also move a session
-//! from Binding.
+//! Each transition is labelled with the function that makes it. `lose_sessions` and `session_listed` also move a
+//! session from Binding.
 //!
 //! `status.rs` computes the published status from the stage. A session whose status names a runner is never moved to
 //! another runner.
