@@ -10,8 +10,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-/// The properties of a session that decide which pools and runners can serve it, and its rank in the queue apart from its
-/// creation order.
+/// The properties of a session that decide which pools and runners can serve it, and its rank in the queue apart from
+/// its creation order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::core) struct Demand {
     pub(in crate::core) priority: Reverse<i32>,

@@ -137,7 +137,7 @@ impl World {
         runner.highest_epoch = epoch;
         if !runner.sessions.iter().any(|there| there.uid == session) {
             if runner.free_slots() == 0 {
-                return Err(BindFailure::Refused);
+                return Err(BindFailure::NoFreeSlot);
             }
             if !others.is_empty() {
                 self.violations
@@ -193,12 +193,12 @@ impl World {
         runner.sessions.remove(at);
     }
 
-    /// The event stream of a runner delivers its state to an operator that follows it, or fails.
+    /// The event stream of a runner delivers its state to an operator that streams it, or fails.
     pub fn deliver_report(&mut self, at: usize, index: usize) {
         let operator = &mut self.operators[index];
         let runner = &mut self.runners[at];
         let pod = runner.pod.uid.clone();
-        if operator.paused || !operator.followed.contains(&pod) {
+        if operator.paused || !operator.streamed.contains(&pod) {
             return;
         }
         if runner.answers() {
@@ -208,9 +208,9 @@ impl World {
             runner.highest_epoch = operator.epoch;
             let report = Report::new(runner.state(), runner.pod.slots).expect("a valid report");
             operator.reported.insert(pod.clone());
-            operator.inbox.push(Event::Runner { pod, report });
+            operator.inbox.push(Event::RunnerReported { pod, report });
         } else if runner.connectivity != Connectivity::Hanging {
-            operator.inbox.push(Event::Silent { pod });
+            operator.inbox.push(Event::RunnerUnreachable { pod });
         }
     }
 
