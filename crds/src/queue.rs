@@ -1,5 +1,6 @@
 //! Order in which a pool serves queued sessions: by priority, then by fair shares of the tenants, then by creation order.
-//! The operator schedules by this order, and the gateway shows queue positions from it.
+//! The operator schedules by this order. The gateway computes queue positions from it, but only over the sessions that
+//! name the pool: sessions without `poolRef` are served from the same queue and can come first.
 
 use crate::v1alpha1::{BrowserSession, WorkerPool};
 use k8s_openapi::jiff::Timestamp;
@@ -8,8 +9,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-/// Sorts sessions by creation time and UID, the earliest first. It depends on the object alone, so a restarted operator
-/// finds the same order.
+/// Sort key of a session: its creation time and UID, the earliest first. It depends on the object alone, so a restarted
+/// operator finds the same order.
 ///
 /// `creationTimestamp` has whole seconds. Within one second the UID decides, so the order is stable, but it is not the
 /// order in which the API server created the sessions.
@@ -20,7 +21,7 @@ pub struct CreationOrder {
 }
 
 impl CreationOrder {
-    /// CreationOrder of this session.
+    /// Returns the key of a session.
     pub fn of(session: &BrowserSession) -> Self {
         Self {
             created: session.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0),
