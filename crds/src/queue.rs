@@ -15,12 +15,12 @@ use std::{
 /// `creationTimestamp` has whole seconds. Within one second the UID decides, so the order is stable, but it is not the
 /// order in which the API server created the sessions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CreationOrder {
+pub struct CreationKey {
     created: Timestamp,
     uid: String,
 }
 
-impl CreationOrder {
+impl CreationKey {
     /// Returns the key of a session.
     pub fn of(session: &BrowserSession) -> Self {
         Self {
@@ -44,12 +44,12 @@ impl CreationOrder {
 pub struct QueueRank<'a> {
     priority: Reverse<i32>,
     share: Share,
-    creation: &'a CreationOrder,
+    creation: &'a CreationKey,
 }
 
 impl<'a> QueueRank<'a> {
     /// Rank of a session in `pool`, where its tenant has `running` sessions.
-    pub fn new(pool: &WorkerPool, priority: i32, tenant: &str, running: u32, creation: &'a CreationOrder) -> Self {
+    pub fn new(pool: &WorkerPool, priority: i32, tenant: &str, running: u32, creation: &'a CreationKey) -> Self {
         let share = Share { sessions: running.saturating_add(1), weight: pool.spec.limits.weight_of(tenant) };
         Self { priority: Reverse(priority), share, creation }
     }
@@ -91,9 +91,9 @@ pub fn order<'a>(
     running: &BTreeMap<String, u32>,
     waiting: impl IntoIterator<Item = &'a BrowserSession>,
 ) -> Vec<&'a BrowserSession> {
-    let sessions: BTreeMap<CreationOrder, &BrowserSession> =
-        waiting.into_iter().map(|session| (CreationOrder::of(session), session)).collect();
-    let mut queues = BTreeMap::<(Reverse<i32>, &str), BTreeSet<&CreationOrder>>::new();
+    let sessions: BTreeMap<CreationKey, &BrowserSession> =
+        waiting.into_iter().map(|session| (CreationKey::of(session), session)).collect();
+    let mut queues = BTreeMap::<(Reverse<i32>, &str), BTreeSet<&CreationKey>>::new();
     for (creation, session) in &sessions {
         queues.entry((Reverse(session.spec.priority), session.tenant())).or_default().insert(creation);
     }

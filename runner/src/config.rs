@@ -2,7 +2,7 @@
 
 use crate::core::{DisplayKind, Plan};
 use camofleet_crds::v1alpha1::Engine;
-use camofleet_runner_api::Hot;
+use camofleet_runner_api::BrowserCounts;
 use clap::{Parser, ValueEnum};
 use nix::unistd::{AccessFlags, access};
 use serde::{Deserialize, Serialize};
@@ -204,7 +204,7 @@ impl Flags {
         let plan = Plan {
             slots,
             sessions: self.sessions,
-            prewarm: Hot { headless, headful },
+            prewarm: BrowserCounts { headless, headful },
             smoke_test: self.smoke_test,
             launches,
             drain_timeout: Duration::from_secs(self.drain_timeout_seconds.into()),

@@ -9,7 +9,7 @@ use super::{
 use anyhow::{Context, Result};
 use camofleet_auth::token::PublicKeys;
 use camofleet_runner::core::{DisplayKind, Plan};
-use camofleet_runner_api::Hot;
+use camofleet_runner_api::BrowserCounts;
 use camofleet_runtime::watch::WatchBackoff;
 use clap::ValueEnum;
 use futures::{StreamExt, pin_mut};
@@ -183,7 +183,7 @@ fn read_plan(container: &Container) -> Plan {
     Plan {
         slots,
         sessions: number("sessions"),
-        prewarm: Hot { headless: number("prewarm-headless"), headful: number("prewarm-headful") },
+        prewarm: BrowserCounts { headless: number("prewarm-headless"), headful: number("prewarm-headful") },
         smoke_test: smoke_test.and_then(|variable| DisplayKind::from_str(variable.value.as_deref()?, false).ok()),
         // Simulated launches use no CPU, so all slots may launch at once.
         launches: slots,
@@ -260,7 +260,7 @@ mod tests {
         let expected = Plan {
             slots: 4,
             sessions: 0,
-            prewarm: Hot { headless: 3, headful: 1 },
+            prewarm: BrowserCounts { headless: 3, headful: 1 },
             smoke_test: None,
             launches: 4,
             drain_timeout: Duration::from_secs(60),

@@ -202,7 +202,7 @@ mod tests {
     use super::*;
     use camofleet_crds::v1alpha1::{Display, StartTier, StartUrlWait};
     use camofleet_runner::core::DisplayKind;
-    use camofleet_runner_api::{EndReason, ErrorReason, Hot};
+    use camofleet_runner_api::{EndReason, ErrorReason, BrowserCounts};
 
     const SECOND: Duration = Duration::from_secs(1);
     const LAUNCH_TIME: Duration = Duration::from_secs(3);
@@ -211,7 +211,7 @@ mod tests {
         Plan {
             slots: 2,
             sessions: 0,
-            prewarm: Hot { headless: 2, headful: 0 },
+            prewarm: BrowserCounts { headless: 2, headful: 0 },
             smoke_test: None,
             launches: 2,
             drain_timeout: 10 * SECOND,
@@ -275,7 +275,7 @@ mod tests {
             assert_eq!(phase(&process, uid), Some(SessionPhase::Ready));
         }
         let state = at(&mut process, now);
-        assert_eq!((state.free, state.hot), (0, Hot::default()));
+        assert_eq!((state.free, state.hot), (0, BrowserCounts::default()));
         assert_eq!(process.bind("c", request(), None, now).unwrap_err().reason, ErrorReason::NoFreeSlot);
         assert_eq!(process.bind("a", request(), None, now), Ok(false), "a repeated bind finds the session");
     }
@@ -343,13 +343,13 @@ mod tests {
 
     #[test]
     fn a_spent_runner_binds_no_session_and_launches_no_browser() {
-        let spent = Plan { slots: 1, sessions: 1, prewarm: Hot { headless: 1, headful: 0 }, ..plan() };
+        let spent = Plan { slots: 1, sessions: 1, prewarm: BrowserCounts { headless: 1, headful: 0 }, ..plan() };
         let (mut process, now) = warm(spent);
         process.bind("a", request(), None, now).unwrap();
         process.end("a", now).unwrap();
         let state = at(&mut process, now);
         assert!(state.spent && state.warm);
-        assert_eq!((state.free, state.hot), (0, Hot::default()));
+        assert_eq!((state.free, state.hot), (0, BrowserCounts::default()));
         assert_eq!(process.bind("b", request(), None, now).unwrap_err().reason, ErrorReason::NoFreeSlot);
     }
 
@@ -357,7 +357,7 @@ mod tests {
     fn a_session_of_another_kind_displaces_a_hot_browser() {
         let (mut process, now) = warm(plan());
         process.bind("a", BindRequest { display: Display::LiveView, ..request() }, None, now).unwrap();
-        assert_eq!(at(&mut process, now).hot, Hot { headless: 1, headful: 0 });
+        assert_eq!(at(&mut process, now).hot, BrowserCounts { headless: 1, headful: 0 });
     }
 
     #[test]
@@ -366,7 +366,7 @@ mod tests {
         process.bind("a", request(), None, now).unwrap();
         process.drain(now);
         assert!(!process.is_finished(now));
-        assert_eq!(at(&mut process, now).hot, Hot::default());
+        assert_eq!(at(&mut process, now).hot, BrowserCounts::default());
         assert_eq!(process.bind("b", request(), None, now).unwrap_err().reason, ErrorReason::Draining);
         assert_eq!(process.next_deadline(now), Some(now + 10 * SECOND));
         process.advance(now + 10 * SECOND);
@@ -419,7 +419,7 @@ mod tests {
         process.set_fault(Fault::Hangs);
         assert_eq!(advance_until(&mut process, now, now + 10 * SECOND).hot.headless, 2);
         let state = advance_until(&mut process, now + 10 * SECOND, now + 11 * SECOND);
-        assert_eq!((state.hot, state.warm), (Hot::default(), false), "two pings of each browser are unanswered");
+        assert_eq!((state.hot, state.warm), (BrowserCounts::default(), false), "two pings of each browser are unanswered");
         advance_until(&mut process, now + 11 * SECOND, now + 21 * SECOND);
         process.set_fault(Fault::None);
         let state = advance_until(&mut process, now + 21 * SECOND, now + 21 * SECOND + LAUNCH_TIME);

@@ -6,7 +6,7 @@ use camofleet_auth::token::{Scope, SessionToken};
 use camofleet_crds::{
     conditions::{self, ConditionStatus, READY},
     v1alpha1::{
-        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, Engine, LiveViewRef, PoolRef, SessionState,
+        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, Engine, LiveViewUrls, PoolRef, SessionState,
         StartTier, WorkerPool, WorkerPoolSpec,
     },
 };
@@ -65,7 +65,7 @@ fn live_session(name: &str, runner: std::net::SocketAddr) -> Session {
         ready_time: Some(MicroTime(at(1))),
         deadline_time: Some(MicroTime(at(3600))),
         ws_endpoint: Some("ws://fleet/ws/ns/s".into()),
-        vnc: Some(LiveViewRef { url: "http://fleet/view/ns/s".into(), ws_endpoint: "ws://fleet/vnc/ns/s".into() }),
+        vnc: Some(LiveViewUrls { url: "http://fleet/view/ns/s".into(), ws_endpoint: "ws://fleet/vnc/ns/s".into() }),
         ..BrowserSessionStatus::default()
     };
     conditions::set(

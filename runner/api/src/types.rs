@@ -27,7 +27,7 @@ pub struct RunnerState {
     /// True once the runner has served its total number of sessions and will never accept another.
     pub spent: bool,
     /// Prewarmed browsers that can be bound now.
-    pub hot: Hot,
+    pub hot: BrowserCounts,
     /// True once the smoke test has passed, if one is configured, and all configured prewarmed browsers are ready.
     pub warm: bool,
     /// Cause of the latest failed launch; absent once a launch has succeeded again.
@@ -58,14 +58,14 @@ impl RunnerState {
 
 /// Number of prewarmed browsers of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hot {
+pub struct BrowserCounts {
     /// Browsers without a display.
     pub headless: u32,
     /// Browsers on a display, for `Headful` and `LiveView` sessions.
     pub headful: u32,
 }
 
-impl Hot {
+impl BrowserCounts {
     /// Returns how many of them can serve a session with this display.
     pub fn of(self, display: Display) -> u32 {
         match display {

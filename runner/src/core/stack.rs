@@ -9,7 +9,7 @@
 //! ```
 
 use crate::core::plan::DisplayKind;
-use camofleet_runner_api::{EndReason, Hot};
+use camofleet_runner_api::{EndReason, BrowserCounts};
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -266,10 +266,10 @@ impl Stacks {
     }
 
     /// Number of browsers of each kind that can be bound now.
-    pub(super) fn hot(&self, now: Instant) -> Hot {
+    pub(super) fn hot(&self, now: Instant) -> BrowserCounts {
         let responsive =
             |kind| count(self.unassigned().filter(|(_, stack)| stack.kind == kind && stack.is_responsive(now)));
-        Hot { headless: responsive(DisplayKind::Headless), headful: responsive(DisplayKind::Headful) }
+        BrowserCounts { headless: responsive(DisplayKind::Headless), headful: responsive(DisplayKind::Headful) }
     }
 
     /// Returns the hot browser of that kind with the most recent answer to a ping.
@@ -290,7 +290,7 @@ impl Stacks {
 
     /// Returns the unassigned stack to stop first: an unresponsive one, otherwise one of the kind that exceeds its
     /// configured number most.
-    pub(super) fn least_useful(&self, prewarm: Hot, now: Instant) -> Option<StackId> {
+    pub(super) fn least_useful(&self, prewarm: BrowserCounts, now: Instant) -> Option<StackId> {
         let surplus = |kind: DisplayKind| i64::from(self.count_unassigned_of(kind)) - i64::from(kind.count_in(prewarm));
         let worst = self.unassigned().max_by_key(|(_, stack)| {
             let serves = stack.is_launching() || stack.is_responsive(now);

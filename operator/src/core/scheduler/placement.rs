@@ -18,7 +18,7 @@ use crate::core::{
 };
 use camofleet_crds::{
     conditions::session as reasons,
-    queue::{CreationOrder, QueueRank},
+    queue::{CreationKey, QueueRank},
     v1alpha1::{Display, Engine, WorkerPool},
 };
 use std::{
@@ -60,7 +60,7 @@ impl<'a> OpenPool<'a> {
             && self.runners.iter().any(|runner| runner.serves(demand.engine))
     }
 
-    fn rank<'b>(&self, demand: &Demand, creation: &'b CreationOrder) -> QueueRank<'b> {
+    fn rank<'b>(&self, demand: &Demand, creation: &'b CreationKey) -> QueueRank<'b> {
         QueueRank::new(self.pool, demand.priority.0, &demand.tenant, self.running_of(&demand.tenant), creation)
     }
 
@@ -103,7 +103,7 @@ impl OpenRunner<'_> {
 /// Waiting sessions of equal demand, and the pools with free slots that accept them.
 struct Lane<'a> {
     demand: &'a Demand,
-    waiting: Peekable<btree_set::Iter<'a, CreationOrder>>,
+    waiting: Peekable<btree_set::Iter<'a, CreationKey>>,
     pools: Vec<&'a Key>,
 }
 
@@ -167,11 +167,11 @@ impl Core {
             let lane = &mut lanes[at];
             lane.waiting.next();
             let session = &self.sessions[creation.uid()];
-            let score = |key: &Key| open[key].score(lane.demand.engine, session.object().display_in(open[key].pool));
+            let score = |key: &Key| open[key].score(lane.demand.engine, session.object().display_for(open[key].pool));
             // Ties go to the first pool by name.
             let best = first.into_iter().reduce(|best, other| if score(other) > score(best) { other } else { best });
             let Some(pool) = best.and_then(|key| open.get_mut(key)) else { return assignments };
-            let display = session.object().display_in(pool.pool);
+            let display = session.object().display_for(pool.pool);
             if let Some(runner) = pool.take(lane.demand, display) {
                 assignments.push((creation.uid().to_owned(), runner.clone()));
             }
@@ -189,7 +189,7 @@ impl Core {
                 continue;
             }
             let display_of =
-                |uid: &Uid| self.sessions.get(uid).map(|session| session.object().display_in(pool.object()));
+                |uid: &Uid| self.sessions.get(uid).map(|session| session.object().display_for(pool.object()));
             let slots = u32::try_from(pool.object().spec.slots_per_runner).unwrap_or(1);
             let Some(room) = runner.room(slots, display_of) else { continue };
             let runner = OpenRunner {

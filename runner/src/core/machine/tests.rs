@@ -8,7 +8,7 @@ use crate::core::{
     sessions::ACKNOWLEDGE_TIMEOUT,
     stack::{RESPONSIVE_WINDOW, UNRESPONSIVE_TIMEOUT},
 };
-use camofleet_runner_api::{Hot, SessionPhase, StartPage};
+use camofleet_runner_api::{BrowserCounts, SessionPhase, StartPage};
 use proptest::prelude::*;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -57,7 +57,7 @@ fn plan() -> impl Strategy<Value = Plan> {
     (1..5u32, 0..8u32, 0..5u32, 0..5u32, 1..4u32, smoke_test).prop_map(
         |(slots, sessions, headless, headful, launches, smoke_test)| {
             let headless = headless.min(slots);
-            let prewarm = Hot { headless, headful: headful.min(slots - headless) };
+            let prewarm = BrowserCounts { headless, headful: headful.min(slots - headless) };
             Plan { slots, sessions, prewarm, smoke_test, launches, drain_timeout: Duration::from_secs(100) }
         },
     )
@@ -358,7 +358,7 @@ fn request(display: Display, idle: u32, lifetime: u32, page: bool) -> BindReques
     }
 }
 
-fn warm_world(slots: u32, prewarm: Hot) -> World {
+fn warm_world(slots: u32, prewarm: BrowserCounts) -> World {
     let mut world = World::new(Plan {
         slots,
         sessions: 0,
@@ -375,7 +375,7 @@ fn warm_world(slots: u32, prewarm: Hot) -> World {
 
 #[test]
 fn binds_a_hot_browser_and_opens_the_start_page() {
-    let mut world = warm_world(2, Hot { headless: 2, headful: 0 });
+    let mut world = warm_world(2, BrowserCounts { headless: 2, headful: 0 });
     assert!(world.state().warm);
     world.bind("s", request(Display::Headless, 60, 600, true));
     let session = world.machine.session("s").unwrap();
@@ -390,7 +390,7 @@ fn binds_a_hot_browser_and_opens_the_start_page() {
 /// A runner with one slot and a pending smoke test.
 fn smoke_test_world() -> World {
     let drain_timeout = Duration::from_secs(60);
-    let prewarm = Hot { headless: 1, headful: 0 };
+    let prewarm = BrowserCounts { headless: 1, headful: 0 };
     World::new(Plan {
         slots: 1,
         sessions: 0,
@@ -406,7 +406,7 @@ fn is_warm_only_after_the_smoke_test_loads_a_page() {
     let mut world = smoke_test_world();
     assert_eq!(world.kinds.values().copied().collect::<Vec<_>>(), [DisplayKind::Headful]);
     world.apply(Step::Launched { nth: 0 });
-    assert_eq!((world.opened.len(), world.state().hot, world.state().warm), (1, Hot::default(), false));
+    assert_eq!((world.opened.len(), world.state().hot, world.state().warm), (1, BrowserCounts::default(), false));
     world.apply(Step::Page { nth: 0, loaded: false });
     assert!(world.state().launch_error.is_some_and(|error| error.contains("could not load a page")));
     world.apply(Step::Removed { nth: 0 });
@@ -440,7 +440,7 @@ fn a_hung_smoke_test_fails_and_does_not_delay_a_session() {
 
 #[test]
 fn a_session_of_the_other_kind_displaces_a_hot_browser() {
-    let mut world = warm_world(1, Hot { headless: 1, headful: 0 });
+    let mut world = warm_world(1, BrowserCounts { headless: 1, headful: 0 });
     world.bind("s", request(Display::LiveView, 60, 600, false));
     assert_eq!(world.nth(0, SimState::Launching), None, "the displaced stack still occupies capacity");
     world.apply(Step::Removed { nth: 0 });
@@ -454,7 +454,7 @@ fn a_session_preempts_a_prewarm_launch() {
     let plan = Plan {
         slots: 3,
         sessions: 0,
-        prewarm: Hot { headless: 2, headful: 0 },
+        prewarm: BrowserCounts { headless: 2, headful: 0 },
         smoke_test: None,
         launches: 1,
         drain_timeout: Duration::from_secs(60),
@@ -471,7 +471,7 @@ fn a_session_preempts_a_prewarm_launch() {
     // The preempted prewarm is launched again.
     world.apply(Step::Removed { nth: 0 });
     world.apply(Step::Launched { nth: 0 });
-    assert_eq!(world.state().hot, Hot { headless: 1, headful: 0 });
+    assert_eq!(world.state().hot, BrowserCounts { headless: 1, headful: 0 });
 
     // A prewarm of the session's own kind is assigned to it instead of being stopped.
     let mut world = World::new(plan);
@@ -483,7 +483,7 @@ fn a_session_preempts_a_prewarm_launch() {
 
 #[test]
 fn replaces_an_unresponsive_hot_browser() {
-    let mut world = warm_world(1, Hot { headless: 1, headful: 0 });
+    let mut world = warm_world(1, BrowserCounts { headless: 1, headful: 0 });
     world.wait(RESPONSIVE_WINDOW);
     assert_eq!((world.state().hot.headless, world.state().warm), (0, false));
     world.apply(Step::PingAnswered { nth: 0 });
@@ -499,7 +499,7 @@ fn retries_failed_launches_with_exponential_backoff() {
     let mut world = World::new(Plan {
         slots: 1,
         sessions: 0,
-        prewarm: Hot { headless: 1, headful: 0 },
+        prewarm: BrowserCounts { headless: 1, headful: 0 },
         smoke_test: None,
         launches: 1,
         drain_timeout: Duration::ZERO,
@@ -519,7 +519,7 @@ fn retries_failed_launches_with_exponential_backoff() {
 
 #[test]
 fn backs_off_when_hot_browsers_crash_early_in_a_row() {
-    let mut world = warm_world(1, Hot { headless: 1, headful: 0 });
+    let mut world = warm_world(1, BrowserCounts { headless: 1, headful: 0 });
     let mut crash_and_expect_replacement_after = |lived: u64, pause: u64| {
         world.answering_pings(Duration::from_secs(lived));
         world.apply(Step::Failed { nth: 1 });
@@ -542,7 +542,7 @@ fn backs_off_when_hot_browsers_crash_early_in_a_row() {
 
 #[test]
 fn idle_time_counts_from_the_last_activity_and_lifetime_from_the_bind() {
-    let mut world = warm_world(2, Hot { headless: 2, headful: 0 });
+    let mut world = warm_world(2, BrowserCounts { headless: 2, headful: 0 });
     world.bind("idle", request(Display::Headless, 30, 600, false));
     world.bind("busy", request(Display::Headless, 30, 100, false));
     for _ in 0..4 {
@@ -562,7 +562,7 @@ fn idle_time_counts_from_the_last_activity_and_lifetime_from_the_bind() {
 
 #[test]
 fn lists_an_ended_session_until_it_is_acknowledged() {
-    let mut world = warm_world(2, Hot { headless: 2, headful: 0 });
+    let mut world = warm_world(2, BrowserCounts { headless: 2, headful: 0 });
     world.bind("crashed", request(Display::Headless, 30, 600, false));
     world.apply(Step::Failed { nth: 1 });
     world.bind("deleted", request(Display::Headless, 30, 600, false));
@@ -576,7 +576,7 @@ fn lists_an_ended_session_until_it_is_acknowledged() {
 
 #[test]
 fn drains_sessions_and_waits_for_acknowledgements() {
-    let mut world = warm_world(3, Hot { headless: 3, headful: 0 });
+    let mut world = warm_world(3, BrowserCounts { headless: 3, headful: 0 });
     world.bind("ends", request(Display::Headless, 30, 600, false));
     world.bind("stays", request(Display::Headless, 300, 600, false));
     world.handle(Event::Drain);
