@@ -76,9 +76,9 @@ async fn serve(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Resul
     let probe_listener = listen(settings.probe_listen)?;
     let shutdown = signals::shutdown().context("cannot handle signals")?;
 
-    tracing::info!(address = %listener.local_addr()?, plan = ?settings.plan, browser = ?settings.browser, "started");
-    let slots = settings.plan.slots;
-    let (driver, runner) = Driver::new(settings.plan, settings.browser);
+    tracing::info!(address = %listener.local_addr()?, runner = ?settings.runner, browser = ?settings.browser, "started");
+    let slots = settings.runner.slots;
+    let (driver, runner) = Driver::new(settings.runner, settings.browser);
     let files = files::raise_limit(OPEN_FILES_LIMIT).context("cannot raise the limit of open files")?;
     let tunnels = usize::try_from(files.saturating_sub(RESERVED_FILES) / 2).unwrap_or(usize::MAX);
     let limits = Limits { connections: tunnels.min(LIMITS.connections), ..LIMITS };

@@ -6,7 +6,9 @@ mod support;
 
 use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::{Display, Engine, StartTier};
-use camofleet_runner_api::{BindRequest, EndReason, ErrorReason, BrowserCounts, SessionPhase, StartPage, client::CallError};
+use camofleet_runner_api::{
+    BindRequest, BrowserCounts, EndReason, ErrorReason, SessionPhase, StartPage, client::CallError,
+};
 use camofleet_testkit::rfb::RfbClient;
 use nix::sys::signal::Signal;
 use serde_json::json;

@@ -149,7 +149,8 @@ impl SessionSources<'_> {
         let ready_at = at(status.ready_time.as_ref());
         let idle_ttl_seconds =
             object.spec.idle_timeout_seconds.or_else(|| self.pool.map(|pool| object.idle_timeout_for(pool)));
-        let display = object.spec.display.or_else(|| self.pool.map(|pool| object.display_for(pool))).unwrap_or_default();
+        let display =
+            object.spec.display.or_else(|| self.pool.map(|pool| object.display_for(pool))).unwrap_or_default();
         let is_live = status.state != SessionState::Finished;
         let last_seen_at = self.activity.map(|activity| activity.last_active).or(ready_at).unwrap_or(created_at);
         let idle_after = idle_ttl_seconds.map(|seconds| SignedDuration::from_secs(seconds.into()));

@@ -246,8 +246,13 @@ impl Fleet {
     /// Deletes a session. Its runner takes no more sessions.
     pub fn delete_and_spend(&mut self, uid: &str) {
         let (pod, generation) = self.holding(uid).unwrap();
-        let state =
-            RunnerState { spent: true, free: 0, hot: BrowserCounts::default(), warm: false, ..state(Vec::new(), generation + 1) };
+        let state = RunnerState {
+            spent: true,
+            free: 0,
+            hot: BrowserCounts::default(),
+            warm: false,
+            ..state(Vec::new(), generation + 1)
+        };
         self.runners.insert(pod.clone(), state.clone());
         let session = self.sessions.remove(uid).unwrap();
         self.step([Event::Sessions(Change::Deleted(Arc::new(session))), reported(&pod, &state)]);

@@ -6,7 +6,7 @@ use camofleet_crds::{
     names,
     v1alpha1::{Display, Engine, StartTier},
 };
-use camofleet_runner_api::{BindResponse, End, BrowserCounts, RunnerState, Session, SessionPhase};
+use camofleet_runner_api::{BindResponse, BrowserCounts, End, RunnerState, Session, SessionPhase};
 use std::collections::HashMap;
 
 /// Longest message that is kept, in characters. It also bounds the messages of conditions.

@@ -372,8 +372,7 @@ impl Core {
             WaitDecision::Wait(wait) => wait,
             WaitDecision::Refuse(end) => return Err(end),
         };
-        let queue_overflow =
-            || self.queue_overflow(&Demand::of(session.object()), &CreationKey::of(session.object()));
+        let queue_overflow = || self.queue_overflow(&Demand::of(session.object()), &CreationKey::of(session.object()));
         if let Some(end) = (!session.is_admitted()).then(queue_overflow).flatten() {
             return Err(end);
         }

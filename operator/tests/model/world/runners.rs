@@ -7,7 +7,7 @@ use camofleet_operator::core::{
     runner::pod_read::{PodPhase, RunnerPod},
 };
 use camofleet_runner_api::{
-    BindRequest, BindResponse, End, EndReason, BrowserCounts, RunnerState, Session, SessionPhase, StartPage,
+    BindRequest, BindResponse, BrowserCounts, End, EndReason, RunnerState, Session, SessionPhase, StartPage,
 };
 use std::{collections::BTreeMap, sync::Arc};
 

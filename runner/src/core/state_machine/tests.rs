@@ -52,13 +52,20 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn plan() -> impl Strategy<Value = Plan> {
+fn config() -> impl Strategy<Value = RunnerConfig> {
     let smoke_test = prop::option::of(prop_oneof![Just(DisplayKind::Headless), Just(DisplayKind::Headful)]);
     (1..5u32, 0..8u32, 0..5u32, 0..5u32, 1..4u32, smoke_test).prop_map(
-        |(slots, sessions, headless, headful, launches, smoke_test)| {
+        |(slots, max_total_sessions, headless, headful, max_concurrent_launches, smoke_test)| {
             let headless = headless.min(slots);
             let prewarm = BrowserCounts { headless, headful: headful.min(slots - headless) };
-            Plan { slots, sessions, prewarm, smoke_test, launches, drain_timeout: Duration::from_secs(100) }
+            RunnerConfig {
+                slots,
+                max_total_sessions,
+                prewarm,
+                smoke_test,
+                max_concurrent_launches,
+                drain_timeout: Duration::from_secs(100),
+            }
         },
     )
 }
@@ -71,7 +78,7 @@ enum SimState {
 }
 
 struct World {
-    machine: Machine,
+    machine: StateMachine,
     now: Instant,
     stacks: BTreeMap<StackId, SimState>,
     kinds: BTreeMap<StackId, DisplayKind>,
@@ -84,9 +91,9 @@ struct World {
 }
 
 impl World {
-    fn new(plan: Plan) -> Self {
+    fn new(config: RunnerConfig) -> Self {
         let mut world = Self {
-            machine: Machine::new(plan),
+            machine: StateMachine::new(config),
             now: Instant::now(),
             stacks: BTreeMap::new(),
             kinds: BTreeMap::new(),
@@ -251,17 +258,18 @@ impl World {
     }
 
     fn check(&mut self) {
-        let plan = self.machine.plan;
+        let config = self.machine.config;
         let state = self.state();
         let live = state.sessions.iter().filter(|session| session.phase != SessionPhase::Ended).count();
         let launching = self.stacks.values().filter(|sim| **sim == SimState::Launching).count();
-        assert!(self.stacks.len() <= plan.slots as usize, "more stacks than slots");
-        assert!(live <= plan.slots as usize, "more sessions than slots");
-        assert!(launching <= plan.launches as usize, "too many launches at once");
-        assert!(plan.sessions == 0 || self.machine.sessions.served() <= plan.sessions, "more sessions than the total");
-        assert_eq!(state.spent, plan.sessions > 0 && self.machine.sessions.served() == plan.sessions);
+        assert!(self.stacks.len() <= config.slots as usize, "more stacks than slots");
+        assert!(live <= config.slots as usize, "more sessions than slots");
+        assert!(launching <= config.max_concurrent_launches as usize, "too many launches at once");
+        let (served, total) = (self.machine.sessions.served(), config.max_total_sessions);
+        assert!(total == 0 || served <= total, "more sessions than the total");
+        assert_eq!(state.spent, total > 0 && served == total);
         assert!(!(state.spent || state.draining) || state.free == 0);
-        assert!(state.free as usize + live <= plan.slots as usize);
+        assert!(state.free as usize + live <= config.slots as usize);
         assert!(state.hot.headless + state.hot.headful <= state.free, "more hot browsers than free slots");
         assert!(!state.warm || self.machine.missing_kind().is_none() && self.machine.smoke_test.has_passed());
         self.check_ownership();
@@ -300,16 +308,16 @@ impl World {
     }
 
     fn check_no_missed_launch(&self, launching: usize) {
-        let plan = self.machine.plan;
-        let has_slot = self.stacks.len() < plan.slots as usize;
+        let config = self.machine.config;
+        let has_slot = self.stacks.len() < config.slots as usize;
         let for_sessions = self.machine.sessions.iter().filter_map(|(_, session)| session.stack());
         let for_sessions = for_sessions.filter(|stack| self.stacks[stack] == SimState::Launching).count();
-        let can_launch = for_sessions < plan.launches as usize;
+        let can_launch = for_sessions < config.max_concurrent_launches as usize;
         assert!(
             !has_slot || !can_launch || !self.machine.sessions.has_waiting(),
             "session waits despite free capacity"
         );
-        let has_room = has_slot && launching < plan.launches as usize;
+        let has_room = has_slot && launching < config.max_concurrent_launches as usize;
         let paused = self.machine.backoff.retry_at().is_some_and(|retry_at| retry_at > self.now);
         assert!(!has_room || paused || self.machine.missing_kind().is_none(), "no prewarm despite free capacity");
         assert!(self.machine.next_deadline(self.now).is_none_or(|deadline| deadline > self.now));
@@ -337,8 +345,8 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
     #[test]
-    fn invariants_hold_in_random_histories(plan in plan(), steps in prop::collection::vec(step(), 0..80)) {
-        let mut world = World::new(plan);
+    fn invariants_hold_in_random_histories(config in config(), steps in prop::collection::vec(step(), 0..80)) {
+        let mut world = World::new(config);
         for step in steps {
             world.apply(step);
         }
@@ -359,12 +367,12 @@ fn request(display: Display, idle: u32, lifetime: u32, page: bool) -> BindReques
 }
 
 fn warm_world(slots: u32, prewarm: BrowserCounts) -> World {
-    let mut world = World::new(Plan {
+    let mut world = World::new(RunnerConfig {
         slots,
-        sessions: 0,
+        max_total_sessions: 0,
         prewarm,
         smoke_test: None,
-        launches: 8,
+        max_concurrent_launches: 8,
         drain_timeout: Duration::from_secs(60),
     });
     for _ in 0..slots {
@@ -391,12 +399,12 @@ fn binds_a_hot_browser_and_opens_the_start_page() {
 fn smoke_test_world() -> World {
     let drain_timeout = Duration::from_secs(60);
     let prewarm = BrowserCounts { headless: 1, headful: 0 };
-    World::new(Plan {
+    World::new(RunnerConfig {
         slots: 1,
-        sessions: 0,
+        max_total_sessions: 0,
         prewarm,
         smoke_test: Some(DisplayKind::Headful),
-        launches: 2,
+        max_concurrent_launches: 2,
         drain_timeout,
     })
 }
@@ -451,15 +459,15 @@ fn a_session_of_the_other_kind_displaces_a_hot_browser() {
 
 #[test]
 fn a_session_preempts_a_prewarm_launch() {
-    let plan = Plan {
+    let config = RunnerConfig {
         slots: 3,
-        sessions: 0,
+        max_total_sessions: 0,
         prewarm: BrowserCounts { headless: 2, headful: 0 },
         smoke_test: None,
-        launches: 1,
+        max_concurrent_launches: 1,
         drain_timeout: Duration::from_secs(60),
     };
-    let mut world = World::new(plan);
+    let mut world = World::new(config);
     world.apply(Step::Launched { nth: 0 });
     world.bind("hot", request(Display::Headless, 60, 600, false));
     let prewarmed = world.kinds.last_key_value().map(|(id, kind)| (*id, *kind));
@@ -474,7 +482,7 @@ fn a_session_preempts_a_prewarm_launch() {
     assert_eq!(world.state().hot, BrowserCounts { headless: 1, headful: 0 });
 
     // A prewarm of the session's own kind is assigned to it instead of being stopped.
-    let mut world = World::new(plan);
+    let mut world = World::new(config);
     world.bind("same kind", request(Display::Headless, 60, 600, false));
     assert_eq!(world.stacks.len(), 1);
     world.apply(Step::Launched { nth: 0 });
@@ -496,12 +504,12 @@ fn replaces_an_unresponsive_hot_browser() {
 
 #[test]
 fn retries_failed_launches_with_exponential_backoff() {
-    let mut world = World::new(Plan {
+    let mut world = World::new(RunnerConfig {
         slots: 1,
-        sessions: 0,
+        max_total_sessions: 0,
         prewarm: BrowserCounts { headless: 1, headful: 0 },
         smoke_test: None,
-        launches: 1,
+        max_concurrent_launches: 1,
         drain_timeout: Duration::ZERO,
     });
     for pause in [1, 2, 4, 8, 16, 30, 30] {
