@@ -87,8 +87,8 @@ pub mod pool {
     pub const WAITING_TO_LAUNCH: &str = "WaitingToLaunch";
     /// `Reconciling` is true: runners are being removed or replaced.
     pub const RUNNERS_LEAVING: &str = "RunnersLeaving";
-    /// `Reconciling` is true: the revision has changed, and the canary, the first runner of the update revision, has yet
-    /// to load a page.
+    /// `Reconciling` is true: the revision has changed, and the canary, the first runner of the update revision, has
+    /// yet to load a page.
     pub const CANARY_STARTING: &str = "CanaryStarting";
     /// `Reconciling` is true: the pool is being deleted and waits for its sessions.
     pub const DRAINING: &str = "Draining";
@@ -104,8 +104,8 @@ pub mod pool {
     pub const BROWSERS_FAILING: &str = "BrowsersFailing";
     /// `Stalled` is true: runners are missing, and none has become warm for 10 minutes, without a known cause.
     pub const NO_PROGRESS: &str = "NoProgress";
-    /// `Stalled` is true: the canary could not start a browser and load a page. Runners of the current revision continue
-    /// to serve, and are replaced by runners of the same revision.
+    /// `Stalled` is true: the canary could not start a browser and load a page. Runners of the current revision
+    /// continue to serve, and are replaced by runners of the same revision.
     pub const CANARY_FAILED: &str = "CanaryFailed";
     /// `Stalled` is true: the template exceeds its size limit, so no runner is created from it. Runners of the current
     /// revision continue to serve, and are replaced by runners of the same revision.

@@ -1,6 +1,6 @@
-//! Order in which a pool serves queued sessions: by priority, then by fair shares of the tenants, then by creation order.
-//! The operator schedules by this order. The gateway computes queue positions from it, but only over the sessions that
-//! name the pool: sessions without `poolRef` are served from the same queue and can come first.
+//! Order in which a pool serves queued sessions: by priority, then by fair shares of the tenants, then by creation
+//! order. The operator schedules by this order. The gateway computes queue positions from it, but only over the sessions
+//! that name the pool: sessions without `poolRef` are served from the same queue and can come first.
 
 use crate::v1alpha1::{BrowserSession, WorkerPool};
 use k8s_openapi::jiff::Timestamp;
@@ -84,8 +84,8 @@ impl PartialEq for Share {
 
 impl Eq for Share {}
 
-/// The waiting sessions in the order in which `pool` serves them if no session is created or ends meanwhile. `running` has
-/// the number of sessions that each tenant runs there.
+/// The waiting sessions in the order in which `pool` serves them if no session is created or ends meanwhile. `running`
+/// has the number of sessions that each tenant runs there.
 pub fn order<'a>(
     pool: &WorkerPool,
     running: &BTreeMap<String, u32>,

@@ -42,7 +42,7 @@ pub struct Flags {
     /// Total number of sessions after which the runner accepts no more; 0 means no limit.
     #[arg(long, env = "RUNNER_SESSIONS", default_value_t = 0)]
     sessions: u32,
-    /// Browser to run. auto selects Camoufox if it is installed, otherwise Firefox.
+    /// Browser to run. The default, auto, selects Camoufox if it is installed, otherwise Firefox.
     #[arg(long, env = "RUNNER_ENGINE", default_value = "auto")]
     engine: EngineChoice,
     /// Size of the display and of the browser window, as WIDTHxHEIGHT in pixels.

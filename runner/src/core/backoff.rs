@@ -1,4 +1,5 @@
-//! Delays prewarming and the smoke test after a browser without a session failed. Launches for sessions are not delayed.
+//! Delays prewarming and the smoke test after a browser without a session failed. Launches for sessions are never
+//! delayed.
 
 use camofleet_runtime::backoff::ExponentialBackoff;
 use std::time::{Duration, Instant};

@@ -202,7 +202,7 @@ impl Driver {
     }
 
     fn bind(&mut self, uid: &str, request: BindRequest) -> Result<BindResponse, ErrorResponse> {
-        self.reap_exited();
+        self.fail_exited_hot_browsers();
         let (result, effects) = self.machine.bind(uid, request, self.last_handled);
         self.apply_effects(effects);
         result.map(|()| self.bind_response(uid))
@@ -230,7 +230,7 @@ impl Driver {
     }
 
     /// Fails hot browsers that have exited without a report yet, so that none of them is bound.
-    fn reap_exited(&mut self) {
+    fn fail_exited_hot_browsers(&mut self) {
         let exited = |id: &StackId| self.stacks.get(id).is_some_and(Stack::has_exited);
         for stack in self.machine.hot_stacks().filter(exited).collect::<Vec<_>>() {
             self.stacks[&stack].stop();
