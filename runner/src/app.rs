@@ -35,10 +35,10 @@ const LIMITS: Limits = Limits {
     connections: 1024,
     unauthenticated: 128,
     unauthenticated_per_address: 32,
-    first_head: HEADER_READ_TIMEOUT,
-    exchange: HEADER_READ_TIMEOUT,
-    idle: HEADER_READ_TIMEOUT,
-    authenticated_idle: Duration::from_secs(75),
+    first_head_timeout: HEADER_READ_TIMEOUT,
+    exchange_timeout: HEADER_READ_TIMEOUT,
+    idle_timeout: HEADER_READ_TIMEOUT,
+    authenticated_idle_timeout: Duration::from_secs(75),
     keep_alive: true,
 };
 

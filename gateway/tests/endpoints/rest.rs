@@ -13,7 +13,7 @@ use camofleet_crds::{
 use camofleet_gateway::{
     auth::static_tokens::StaticTokens,
     cache::changes::Changed,
-    cache::session::{Finish, Key, Readiness, Session},
+    cache::session::{FinishedReason, Key, Readiness, Session},
     rest,
 };
 use k8s_openapi::{
@@ -421,7 +421,7 @@ async fn deletes_the_current_session_of_a_reused_name() {
     gateway.put_session(
         "again",
         "former",
-        Readiness::Finished(Finish { reason: "IdleTimeout".into(), message: String::new() }),
+        Readiness::Finished(FinishedReason { reason: "IdleTimeout".into(), message: String::new() }),
     );
     gateway.create_uncached("again", "new");
     let (status, ended) =
