@@ -61,7 +61,8 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// The serialized name. In a token, the claim `role` holds the scope. It is unrelated to the role of a static token.
+    /// The serialized name. In a token, the claim `role` holds the scope, which is unrelated to the role of a static
+    /// token.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -181,8 +182,8 @@ impl Signer {
         self.sign(Claims { epoch: Some(epoch), ..self.claims(pod_uid, unix_seconds(at + OPERATOR_TOKEN_TTL)) })
     }
 
-    /// Signs a token for connections to a session on the runner in this pod, within [`HOP_TOKEN_TTL`]. `single_use_id` is
-    /// the id of the user's token, if that token is valid for one connection only. The runner then accepts it once.
+    /// Signs a token for connections to a session on the runner in this pod, within [`HOP_TOKEN_TTL`]. `single_use_id`
+    /// is the id of the user's token, if that token is valid for one connection only. The runner then accepts it once.
     pub fn hop_token(&self, pod_uid: &str, session_uid: &str, scope: Scope, single_use_id: Option<&str>) -> String {
         self.sign(Claims {
             sub: Some(session_uid.to_owned()),

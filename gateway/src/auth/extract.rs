@@ -64,8 +64,8 @@ impl SessionAccess {
         self.scope
     }
 
-    /// Whether the permission covers the session with this UID. The extractors cannot check it, because the path has only
-    /// the session's name, so `proxy::upstream` does.
+    /// Whether the permission covers the session with this UID. The extractors cannot check it, because the path has
+    /// only the session's name, so `proxy::upstream` does.
     pub fn covers_session(&self, uid: &str) -> bool {
         self.principal.covers_session(uid)
     }

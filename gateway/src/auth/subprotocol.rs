@@ -1,5 +1,5 @@
-//! Negotiates the live view's WebSocket subprotocol (`Sec-WebSocket-Protocol`), which carries the client's token and the
-//! scope that it requests.
+//! Negotiates the live view's WebSocket subprotocol (`Sec-WebSocket-Protocol`), which carries the client's token and
+//! the scope that it requests.
 
 use camofleet_auth::token::Scope;
 use http::{HeaderMap, header::SEC_WEBSOCKET_PROTOCOL};

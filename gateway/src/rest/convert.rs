@@ -105,8 +105,8 @@ pub struct SessionSources<'a> {
 }
 
 /// Computes how many of the sessions that name the pool it will serve before this session. Sessions that name no pool
-/// are not counted, because any pool can serve them, so the result can be too low. `all`: the sessions of all namespaces.
-/// None when the session does not name the pool or does not wait.
+/// are not counted, because any pool can serve them, so the result can be too low. `all`: the sessions of all
+/// namespaces. None when the session does not name the pool or does not wait.
 pub fn sessions_ahead(pool: &WorkerPool, session: &BrowserSession, all: &[Arc<BrowserSession>]) -> Option<u32> {
     let (name, namespace) = (pool.name_any(), pool.namespace().unwrap_or_default());
     let requests_pool = |session: &BrowserSession| {
