@@ -218,7 +218,9 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Body of every response with a status of 400 or above, except 422.
+/// Body of every error response of the gateway itself, except 422. Errors that the runner reports to a client of `/ws`
+/// or `/vnc` (428, or 429 at the session's limit of connections) and those of the listener's limits (429, 431) have
+/// other bodies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Problem {
     /// What is wrong, where, and what to do.
