@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use camofleet_crds::{
         conditions::{self, ConditionStatus, READY},
-        v1alpha1::{BrowserSessionStatus, LiveViewRef},
+        v1alpha1::{BrowserSessionStatus, LiveViewUrls},
     };
     use k8s_openapi::{apimachinery::pkg::apis::meta::v1::MicroTime, jiff::Timestamp};
 
@@ -162,7 +162,7 @@ mod tests {
         let mut status = BrowserSessionStatus {
             observed_generation: Some(3),
             ready_time: Some(MicroTime(Timestamp::from_nanosecond(1_800_000_000_123_456_789).unwrap())),
-            vnc: Some(LiveViewRef { url: "a".into(), ws_endpoint: "b".into() }),
+            vnc: Some(LiveViewUrls { url: "a".into(), ws_endpoint: "b".into() }),
             ..BrowserSessionStatus::default()
         };
         conditions::set(

@@ -10,7 +10,7 @@ use camofleet_operator::core::{
     runner::pod_build::revision,
     runner::pod_read::{PendingReason, PodPhase, RunnerPod},
 };
-use camofleet_runner_api::{BindResponse, Hot, RunnerState, Session, SessionPhase, StartPage};
+use camofleet_runner_api::{BindResponse, BrowserCounts, RunnerState, Session, SessionPhase, StartPage};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::{SignedDuration, Timestamp},
@@ -246,8 +246,13 @@ impl Fleet {
     /// Deletes a session. Its runner takes no more sessions.
     pub fn delete_and_spend(&mut self, uid: &str) {
         let (pod, generation) = self.holding(uid).unwrap();
-        let state =
-            RunnerState { spent: true, free: 0, hot: Hot::default(), warm: false, ..state(Vec::new(), generation + 1) };
+        let state = RunnerState {
+            spent: true,
+            free: 0,
+            hot: BrowserCounts::default(),
+            warm: false,
+            ..state(Vec::new(), generation + 1)
+        };
         self.runners.insert(pod.clone(), state.clone());
         let session = self.sessions.remove(uid).unwrap();
         self.step([Event::Sessions(Change::Deleted(Arc::new(session))), reported(&pod, &state)]);
@@ -291,7 +296,7 @@ impl Fleet {
         let mut reports = Vec::new();
         for (pod, state) in of_pool {
             state.generation += 1;
-            (state.warm, state.hot) = (warm, Hot { headless: u32::from(warm), headful: 0 });
+            (state.warm, state.hot) = (warm, BrowserCounts { headless: u32::from(warm), headful: 0 });
             reports.push(reported(pod, state));
         }
         self.step(reports);
@@ -513,7 +518,7 @@ impl Fleet {
                     let state = self.runners.get_mut(&made.uid).unwrap();
                     // One slot has the browser that fails.
                     let slots = u32::try_from(self.pools[&pool].spec.slots_per_runner).unwrap();
-                    (state.warm, state.hot) = (false, Hot { headless: slots - 1, headful: 0 });
+                    (state.warm, state.hot) = (false, BrowserCounts { headless: slots - 1, headful: 0 });
                     state.launch_error = Some("no such browser".into());
                 }
                 let created = Event::PodCreated { pool, name, answer: Ok(()) };
@@ -611,7 +616,7 @@ fn state(sessions: Vec<Session>, generation: u64) -> RunnerState {
         slots: 1,
         free,
         spent: false,
-        hot: Hot { headless: free, headful: 0 },
+        hot: BrowserCounts { headless: free, headful: 0 },
         warm: free == 1,
         launch_error: None,
         sessions,

@@ -11,7 +11,7 @@ use camofleet_operator::core::{
     runner::pod_build::revision,
     runner::pod_read::{PartialPod, PendingReason, PodPhase, RunnerPod},
 };
-use camofleet_runner_api::{Hot, RunnerState, Session, SessionPhase, StartPage};
+use camofleet_runner_api::{BrowserCounts, RunnerState, Session, SessionPhase, StartPage};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::{SignedDuration, Timestamp},
@@ -64,7 +64,7 @@ fn state(sessions: Vec<Session>, generation: u64) -> RunnerState {
         engine: Some(Engine::Firefox),
         slots: 1,
         free,
-        hot: Hot { headless: free, headful: 0 },
+        hot: BrowserCounts { headless: free, headful: 0 },
         warm: true,
         sessions,
         ..RunnerState::default()
@@ -316,7 +316,7 @@ fn launches_beside_cold_runners(late: i64, replaced: bool, lists: impl Fn(u32) -
     for warm in [true, false] {
         let report = |pod: &RunnerPod| {
             let state = state(lists(pod.ordinal), if warm { 1 } else { 2 });
-            reports(pod, RunnerState { hot: Hot::default(), warm, ..state })
+            reports(pod, RunnerState { hot: BrowserCounts::default(), warm, ..state })
         };
         core.step(pods.iter().map(report).collect::<Vec<_>>(), at(START + 100));
     }
@@ -536,7 +536,7 @@ fn clamps_reported_numbers_without_overflow() {
     let evil = pool("evil", "p", 1);
     let liar = pod(&evil, "liar", 0);
     let (mut core, _) = leader(std::slice::from_ref(&evil), std::slice::from_ref(&liar), 4);
-    let hot = Hot { headless: u32::MAX, headful: 1 };
+    let hot = BrowserCounts { headless: u32::MAX, headful: 1 };
     let boundless = RunnerState { hot, free: u32::MAX, slots: u32::MAX, ..state(Vec::new(), u64::MAX) };
     core.step([reports(&liar, boundless)], at(START + 100));
     let effects = advance(&mut core, START + 5_000);

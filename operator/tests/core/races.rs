@@ -13,7 +13,7 @@ use camofleet_operator::core::{
     runner::pod_build::revision,
     runner::pod_read::{PodPhase, RunnerPod},
 };
-use camofleet_runner_api::{BindResponse, Hot, RunnerState, Session, SessionPhase, StartPage};
+use camofleet_runner_api::{BindResponse, BrowserCounts, RunnerState, Session, SessionPhase, StartPage};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::{SignedDuration, Timestamp},
@@ -165,7 +165,7 @@ fn state_with(sessions: &[&str]) -> RunnerState {
         slots: 2,
         free: 2 - used,
         spent: false,
-        hot: Hot { headless: 2 - used, headful: 0 },
+        hot: BrowserCounts { headless: 2 - used, headful: 0 },
         warm: true,
         launch_error: None,
         sessions: sessions.collect(),

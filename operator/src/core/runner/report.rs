@@ -6,7 +6,7 @@ use camofleet_crds::{
     names,
     v1alpha1::{Display, Engine, StartTier},
 };
-use camofleet_runner_api::{BindResponse, End, Hot, RunnerState, Session, SessionPhase};
+use camofleet_runner_api::{BindResponse, BrowserCounts, End, RunnerState, Session, SessionPhase};
 use std::collections::HashMap;
 
 /// Longest message that is kept, in characters. It also bounds the messages of conditions.
@@ -30,7 +30,7 @@ pub struct Report {
     pub(in crate::core) free: u32,
     /// The runner has served `sessionsPerRunner` sessions.
     pub(in crate::core) spent: bool,
-    pub(in crate::core) hot: Hot,
+    pub(in crate::core) hot: BrowserCounts,
     pub(in crate::core) warm: bool,
     pub(in crate::core) launch_error: Option<String>,
     sessions: Vec<ListedSession>,
@@ -107,7 +107,7 @@ impl Report {
             slots,
             free: state.free.min(slots),
             spent: state.spent,
-            hot: Hot { headless, headful: state.hot.headful.min(slots - headless) },
+            hot: BrowserCounts { headless, headful: state.hot.headful.min(slots - headless) },
             warm: state.warm,
             launch_error: state.launch_error.map(|error| truncated(&error, MAX_MESSAGE)),
             sessions,
@@ -251,7 +251,7 @@ mod tests {
         let large = RunnerState {
             slots: u32::MAX,
             free: u32::MAX,
-            hot: Hot { headless: u32::MAX, headful: u32::MAX },
+            hot: BrowserCounts { headless: u32::MAX, headful: u32::MAX },
             launch_error: Some("x".repeat(1 << 20)),
             browser_version: Some("v".repeat(1 << 20)),
             playwright_version: "v".repeat(1 << 20),
@@ -261,7 +261,7 @@ mod tests {
             }])
         };
         let report = Report::new(large, 3).unwrap();
-        assert_eq!((report.slots, report.free, report.hot), (3, 3, Hot { headless: 3, headful: 0 }));
+        assert_eq!((report.slots, report.free, report.hot), (3, 3, BrowserCounts { headless: 3, headful: 0 }));
         let texts = [
             report.launch_error.as_deref().unwrap(),
             report.browser_version.as_deref().unwrap(),

@@ -12,7 +12,7 @@ use crate::core::{
 };
 use camofleet_auth::token::PublicKeys;
 use camofleet_crds::v1alpha1::{Display, WorkerPool};
-use camofleet_runner_api::{Hot, RunnerState, SessionPhase};
+use camofleet_runner_api::{BrowserCounts, RunnerState, SessionPhase};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
@@ -474,7 +474,7 @@ fn saturating_u32(count: usize) -> u32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::core) struct FreeSlots {
     pub(in crate::core) count: u32,
-    pub(in crate::core) hot: Hot,
+    pub(in crate::core) hot: BrowserCounts,
 }
 
 impl FreeSlots {
@@ -631,7 +631,7 @@ mod tests {
     }
 
     fn report(generation: u64, warm: bool) -> Report {
-        let hot = Hot { headless: if warm { 2 } else { 0 }, headful: 0 };
+        let hot = BrowserCounts { headless: if warm { 2 } else { 0 }, headful: 0 };
         let state =
             RunnerState { boot_id: "boot".into(), generation, slots: 2, free: 2, warm, hot, ..RunnerState::default() };
         Report::new(state, 2).unwrap()

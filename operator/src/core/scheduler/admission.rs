@@ -7,7 +7,7 @@ use crate::core::{
     scheduler::queue::Demand,
     session::{state::SessionEnd, status::WaitReason},
 };
-use camofleet_crds::{conditions::session as reasons, queue::CreationOrder, v1alpha1::Engine};
+use camofleet_crds::{conditions::session as reasons, queue::CreationKey, v1alpha1::Engine};
 use std::collections::BTreeSet;
 
 /// Whether a session without a slot waits, and why.
@@ -131,7 +131,7 @@ impl Coordinator {
         self.pools.get(key).map_or(0, |pool| self.lanes_for(key, pool).map(BTreeSet::len).sum())
     }
 
-    fn lanes_for<'a>(&'a self, key: &'a Key, pool: &'a Pool) -> impl Iterator<Item = &'a BTreeSet<CreationOrder>> {
+    fn lanes_for<'a>(&'a self, key: &'a Key, pool: &'a Pool) -> impl Iterator<Item = &'a BTreeSet<CreationKey>> {
         let lanes = self.sessions.queue().lanes();
         let accepted = lanes.filter(move |(demand, _)| self.accepts(key, pool, demand));
         accepted.map(|(_, lane)| lane)
@@ -139,11 +139,11 @@ impl Coordinator {
 
     /// Rejects a session if the queue of every pool that accepts it is full. Sessions that were admitted or arrived
     /// earlier count.
-    pub(in crate::core) fn queue_overflow(&self, demand: &Demand, creation: &CreationOrder) -> Option<SessionEnd> {
+    pub(in crate::core) fn queue_overflow(&self, demand: &Demand, creation: &CreationKey) -> Option<SessionEnd> {
         let mut full = None;
         for (key, pool) in self.pools_for(demand) {
             let max = usize::try_from(pool.object().spec.limits.max_queued?).unwrap_or_default();
-            let counts = |other: &&CreationOrder| *other < creation || self.sessions[other.uid()].is_admitted();
+            let counts = |other: &&CreationKey| *other < creation || self.sessions[other.uid()].is_admitted();
             let others = self.lanes_for(key, pool).flatten().filter(|other| *other != creation);
             if others.filter(counts).take(max).count() < max {
                 return None;

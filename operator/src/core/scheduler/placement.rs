@@ -18,7 +18,7 @@ use crate::core::{
 };
 use camofleet_crds::{
     conditions::session as reasons,
-    queue::{CreationOrder, QueueRank},
+    queue::{CreationKey, QueueRank},
     v1alpha1::{Display, Engine, WorkerPool},
 };
 use std::{
@@ -60,7 +60,7 @@ impl<'a> CandidatePool<'a> {
             && self.runners.iter().any(|runner| runner.matches_engine(demand.engine))
     }
 
-    fn rank<'b>(&self, demand: &Demand, creation: &'b CreationOrder) -> QueueRank<'b> {
+    fn rank<'b>(&self, demand: &Demand, creation: &'b CreationKey) -> QueueRank<'b> {
         QueueRank::new(self.pool, demand.priority.0, &demand.tenant, self.running_of(&demand.tenant), creation)
     }
 
@@ -104,7 +104,7 @@ impl CandidateRunner<'_> {
 /// Waiting sessions of equal demand, and the pools with free slots that accept them.
 struct Lane<'a> {
     demand: &'a Demand,
-    waiting: Peekable<btree_set::Iter<'a, CreationOrder>>,
+    waiting: Peekable<btree_set::Iter<'a, CreationKey>>,
     pools: Vec<&'a Key>,
 }
 
@@ -168,11 +168,11 @@ impl Coordinator {
             let lane = &mut lanes[at];
             lane.waiting.next();
             let session = &self.sessions[creation.uid()];
-            let preference = |key: &Key| candidates[key].preference(lane.demand.engine, session.object().display_in(candidates[key].pool));
+            let preference = |key: &Key| candidates[key].preference(lane.demand.engine, session.object().display_for(candidates[key].pool));
             // Ties go to the first pool by name.
             let best = first.into_iter().reduce(|best, other| if preference(other) > preference(best) { other } else { best });
             let Some(pool) = best.and_then(|key| candidates.get_mut(key)) else { return assignments };
-            let display = session.object().display_in(pool.pool);
+            let display = session.object().display_for(pool.pool);
             if let Some(runner) = pool.take(lane.demand, display) {
                 assignments.push((creation.uid().to_owned(), runner.clone()));
             }
@@ -190,7 +190,7 @@ impl Coordinator {
                 continue;
             }
             let display_of =
-                |uid: &Uid| self.sessions.get(uid).map(|session| session.object().display_in(pool.object()));
+                |uid: &Uid| self.sessions.get(uid).map(|session| session.object().display_for(pool.object()));
             let slots = u32::try_from(pool.object().spec.slots_per_runner).unwrap_or(1);
             let Some(free) = runner.assignable_slots(slots, display_of) else { continue };
             let runner = CandidateRunner {

@@ -23,7 +23,7 @@ use crate::core::{
 };
 use camofleet_crds::{
     conditions::session as reasons,
-    queue::CreationOrder,
+    queue::CreationKey,
     v1alpha1::{BrowserSession, SessionState, WorkerPool, WorkerPoolSpec},
 };
 use camofleet_runner_api::SessionPhase;
@@ -371,8 +371,7 @@ impl Coordinator {
             WaitDecision::Wait(wait) => wait,
             WaitDecision::Reject(end) => return Err(end),
         };
-        let queue_overflow =
-            || self.queue_overflow(&Demand::of(session.object()), &CreationOrder::of(session.object()));
+        let queue_overflow = || self.queue_overflow(&Demand::of(session.object()), &CreationKey::of(session.object()));
         if let Some(end) = (!session.is_admitted()).then(queue_overflow).flatten() {
             return Err(end);
         }

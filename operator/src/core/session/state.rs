@@ -325,9 +325,9 @@ impl Session {
         BindRequest {
             namespace: key.namespace,
             name: key.name,
-            display: self.object.display_in(pool),
-            idle_timeout_seconds: seconds(self.object.idle_timeout_in(pool)),
-            max_lifetime_seconds: seconds(self.object.max_lifetime_in(pool)),
+            display: self.object.display_for(pool),
+            idle_timeout_seconds: seconds(self.object.idle_timeout_for(pool)),
+            max_lifetime_seconds: seconds(self.object.max_lifetime_for(pool)),
             start_url: self.object.spec.start_url.clone(),
             start_url_wait: self.object.spec.start_url_wait,
         }

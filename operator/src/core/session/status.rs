@@ -8,7 +8,7 @@ use crate::core::{
 };
 use camofleet_crds::{
     conditions::{self, ConditionStatus, FINISHED, READY, SCHEDULED, STALLED, session as reasons},
-    v1alpha1::{BrowserSessionStatus, Display, LiveViewRef, RunnerRef, SessionState, WorkerPool},
+    v1alpha1::{BrowserSessionStatus, Display, LiveViewUrls, RunnerRef, SessionState, WorkerPool},
 };
 use camofleet_runner_api::{PORT, SessionPhase};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -81,7 +81,7 @@ pub(super) fn of_session(
             // The runner enforces the lifetime that it was sent, even if the pool's defaults have changed since.
             if let Some(pool) = placement.spec.filter(|_| status.deadline_time.is_none() || resent) {
                 let life =
-                    Duration::from_secs(u64::try_from(session.object().max_lifetime_in(pool)).unwrap_or_default());
+                    Duration::from_secs(u64::try_from(session.object().max_lifetime_for(pool)).unwrap_or_default());
                 status.deadline_time = scheduled.checked_add(life).ok().map(MicroTime);
             }
             let mut conditions = Conditions::new(&mut status, Some(bound.sent_generation), now);
@@ -116,7 +116,7 @@ pub(super) fn of_session(
                     status.ready_time.get_or_insert(MicroTime(now.wall));
                     let key = Key::of(session.object().as_ref());
                     status.ws_endpoint = Some(ws_endpoint(public_url, "ws", &key));
-                    status.vnc = (report.display == Display::LiveView).then(|| LiveViewRef {
+                    status.vnc = (report.display == Display::LiveView).then(|| LiveViewUrls {
                         url: format!("{public_url}/view/{}/{}", key.namespace, key.name),
                         ws_endpoint: ws_endpoint(public_url, "vnc", &key),
                     });

@@ -7,7 +7,7 @@ use camofleet_operator::core::{
     runner::pod_read::{PodPhase, RunnerPod},
 };
 use camofleet_runner_api::{
-    BindRequest, BindResponse, End, EndReason, Hot, RunnerState, Session, SessionPhase, StartPage,
+    BindRequest, BindResponse, BrowserCounts, End, EndReason, RunnerState, Session, SessionPhase, StartPage,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -88,7 +88,7 @@ impl Runner {
             slots: self.slots,
             free,
             spent: self.served >= self.slots,
-            hot: Hot { headless: if self.warm { free } else { 0 }, headful: 0 },
+            hot: BrowserCounts { headless: if self.warm { free } else { 0 }, headful: 0 },
             warm: self.warm,
             launch_error: None,
             sessions: self.sessions.clone(),
@@ -97,7 +97,7 @@ impl Runner {
 
     /// UID of the pod, and the runner's state without sessions and hot browsers.
     pub(super) fn empty_report(&self) -> (String, RunnerState) {
-        let state = RunnerState { sessions: Vec::new(), hot: Hot::default(), ..self.state() };
+        let state = RunnerState { sessions: Vec::new(), hot: BrowserCounts::default(), ..self.state() };
         (self.pod.uid.clone(), state)
     }
 
