@@ -1,4 +1,5 @@
-//! CreationOrder patterns of claims, and statistics of their latencies.
+//! Arrival patterns of claims, and statistics of their latencies. A claim is the creation of one session, timed until
+//! the session is Ready.
 
 use crate::stats::{Samples, milliseconds};
 use anyhow::{Context, Result};
@@ -23,7 +24,7 @@ pub enum Arrivals {
     },
 }
 
-/// One session creation, timed until Ready.
+/// The creation of one session, timed until the session is Ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// Taken just before the create call, including any wait for a connection.

@@ -2,7 +2,7 @@
 //! creates pools with hostile runners, pods that claim to be runners, and oversized sessions.
 
 use crate::{
-    harness::{long_lived_pool, session_spec},
+    harness::{pool_of_reused_runners, session_spec},
     simulator::{Attack, Simulator},
 };
 use anyhow::{Context, Result};
@@ -95,7 +95,7 @@ impl FakeRunner {
 /// A pool whose runners carry out the attack.
 pub fn hostile_pool(attack: Attack) -> WorkerPool {
     let mut spec = match attack {
-        Attack::NeverWarm => long_lived_pool(NEVER_WARM, 1),
+        Attack::NeverWarm => pool_of_reused_runners(NEVER_WARM, 1),
         Attack::DrippingRejection
         | Attack::DrippingState
         | Attack::HugeRejection
@@ -106,7 +106,7 @@ pub fn hostile_pool(attack: Attack) -> WorkerPool {
         | Attack::OrphansInSlots
         | Attack::BadNames
         | Attack::Redirect
-        | Attack::HugeNumbers => long_lived_pool(RUNNERS, SLOTS),
+        | Attack::HugeNumbers => pool_of_reused_runners(RUNNERS, SLOTS),
     };
     // Without resource requests, the nodes never run out of room: launches are the only resource that pools compete
     // for.

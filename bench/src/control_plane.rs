@@ -71,7 +71,7 @@ pub struct ControlPlane {
     pub api_server: Daemon,
     /// The scheduler.
     pub scheduler: Daemon,
-    /// The controller manager, with the controllers that the module lists. policies.
+    /// The controller manager, with the controllers that the module lists.
     pub controller_manager: Daemon,
     /// The loopback network of this control plane.
     pub network: LoopbackNetwork,

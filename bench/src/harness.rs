@@ -145,7 +145,7 @@ impl Harness {
         self.start_operator_with(identity, self.control_plane.kubeconfig(User::Operator), Vec::new())
     }
 
-    /// Starts an operator with a kubeconfig and additional environment variables. that.
+    /// Starts an operator with a kubeconfig and additional environment variables.
     ///
     /// # Errors
     /// Returns an error if the process cannot be started.
@@ -425,8 +425,8 @@ pub fn session_spec(pool: &str) -> BrowserSessionSpec {
     }
 }
 
-/// The spec of a pool whose runners serve any number of sessions, so the operator does not replace them.
-pub fn long_lived_pool(replicas: usize, slots: usize) -> WorkerPoolSpec {
+/// The spec of a pool whose runners serve any number of sessions, so the operator does not replace them after one.
+pub fn pool_of_reused_runners(replicas: usize, slots: usize) -> WorkerPoolSpec {
     let count = |number| i32::try_from(number).unwrap_or(i32::MAX);
     WorkerPoolSpec {
         replicas: Some(count(replicas)),

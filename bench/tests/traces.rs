@@ -6,7 +6,7 @@
 use camofleet_bench::{
     binaries::{Kubernetes, OperatorProgram},
     control_plane::User,
-    harness::{Harness, Options, long_lived_pool, session_spec},
+    harness::{Harness, Options, pool_of_reused_runners, session_spec},
     operator::Operator,
     simulator::Nodes,
 };
@@ -67,7 +67,7 @@ async fn check_telemetry(harness: &Harness) {
     let mut operator = harness.start_operator_with("a", harness.control_plane.kubeconfig(User::Operator), env).unwrap();
     operator.wait_until_leading().await.unwrap();
     harness.create_namespace(NAMESPACE).await.unwrap();
-    harness.create_hot_pool(NAMESPACE, "pool", long_lived_pool(1, 2)).await.unwrap();
+    harness.create_hot_pool(NAMESPACE, "pool", pool_of_reused_runners(1, 2)).await.unwrap();
 
     runners_get_the_collector_endpoint(harness, &collector).await;
     a_session_start_is_one_trace(harness, &collector).await;

@@ -48,12 +48,14 @@ pub mod session {
     pub const QUEUE_TIMEOUT: &str = "QueueTimeout";
     /// `Finished` and `Stalled` are true: the session was rejected because `limits.maxQueued` sessions were waiting.
     pub const QUEUE_FULL: &str = "QueueFull";
-    /// `Finished` and `Stalled` are true: the session was rejected because its `priority` exceeds `limits.maxPriority`.
+    /// `Finished` and `Stalled` are true: the session was rejected because its `priority` exceeds `limits.maxPriority`
+    /// of the pool that it names.
     pub const PRIORITY_TOO_HIGH: &str = "PriorityTooHigh";
-    /// `Finished` and `Stalled` are true: the session was rejected because its `maxLifetimeSeconds` exceeds the pool's
-    /// limit.
+    /// `Finished` and `Stalled` are true: the session was rejected because its `maxLifetimeSeconds` exceeds the limit
+    /// of the pool that it names.
     pub const LIFETIME_TOO_LONG: &str = "LifetimeTooLong";
-    /// `Finished` and `Stalled` are true: the runner pod is gone, or its process was killed.
+    /// `Finished` and `Stalled` are true: the runner pod is gone, its process was killed, or it no longer lists the
+    /// session.
     pub const RUNNER_LOST: &str = "RunnerLost";
     /// `Finished` and `Stalled` are true: the runner pod exceeded its memory limit and was killed.
     pub const OUT_OF_MEMORY: &str = "OutOfMemory";
@@ -69,7 +71,8 @@ pub mod session {
     pub const LIFETIME_EXCEEDED: &str = "LifetimeExceeded";
 }
 
-/// Reasons of a pool's conditions.
+/// Reasons of a pool's conditions. While fewer runners than desired are ready, `Ready` is false with the reason of
+/// `Stalled` or else of `Reconciling`.
 pub mod pool {
     /// `Ready` is true: all desired runners are warm or serve sessions.
     pub const ALL_RUNNERS_READY: &str = "AllRunnersReady";
@@ -77,15 +80,15 @@ pub mod pool {
     pub const RECONCILED: &str = "Reconciled";
     /// `Stalled` is false: no person needs to intervene.
     pub const NOT_STALLED: &str = "NotStalled";
-    /// `Ready` is false and `Reconciling` is true: runners are starting.
+    /// `Reconciling` is true: runners are starting.
     pub const RUNNERS_STARTING: &str = "RunnersStarting";
-    /// `Ready` is false and `Reconciling` is true: the runners that are launching in all pools use up the CPUs of the
-    /// nodes, so the next runner of this pool waits.
+    /// `Reconciling` is true: the runners that are launching in all pools use up the CPUs of the nodes, so the next
+    /// runner of this pool waits.
     pub const WAITING_TO_LAUNCH: &str = "WaitingToLaunch";
     /// `Reconciling` is true: runners are being removed or replaced.
     pub const RUNNERS_LEAVING: &str = "RunnersLeaving";
-    /// `Reconciling` is true: the revision has changed, and the canary, the first runner of the update revision, has yet
-    /// to load a page.
+    /// `Reconciling` is true: the revision has changed, and the canary, the first runner of the update revision, has
+    /// yet to load a page.
     pub const CANARY_STARTING: &str = "CanaryStarting";
     /// `Reconciling` is true: the pool is being deleted and waits for its sessions.
     pub const DRAINING: &str = "Draining";
@@ -99,10 +102,10 @@ pub mod pool {
     pub const RUNNERS_FAILING: &str = "RunnersFailing";
     /// `Stalled` is true: runners run, but no browser starts in them.
     pub const BROWSERS_FAILING: &str = "BrowsersFailing";
-    /// `Stalled` is true: runners are missing, and none has become ready for 10 minutes, without a known cause.
+    /// `Stalled` is true: runners are missing, and none has become warm for 10 minutes, without a known cause.
     pub const NO_PROGRESS: &str = "NoProgress";
-    /// `Stalled` is true: the canary could not start a browser and load a page. Runners of the current revision continue
-    /// to serve, and are replaced by runners of the same revision.
+    /// `Stalled` is true: the canary could not start a browser and load a page. Runners of the current revision
+    /// continue to serve, and are replaced by runners of the same revision.
     pub const CANARY_FAILED: &str = "CanaryFailed";
     /// `Stalled` is true: the template exceeds its size limit, so no runner is created from it. Runners of the current
     /// revision continue to serve, and are replaced by runners of the same revision.
@@ -145,17 +148,17 @@ impl From<bool> for ConditionStatus {
 pub fn set(
     conditions: &mut Vec<Condition>,
     type_: &str,
-    truth: ConditionStatus,
+    status: ConditionStatus,
     reason: &str,
     message: &str,
     generation: Option<i64>,
     now: Timestamp,
 ) {
     let former = conditions.iter().position(|condition| condition.type_ == type_);
-    let since = former.map(|at| &conditions[at]).filter(|former| former.status == truth.as_str());
+    let since = former.map(|at| &conditions[at]).filter(|former| former.status == status.as_str());
     let condition = Condition {
         type_: type_.to_owned(),
-        status: truth.as_str().to_owned(),
+        status: status.as_str().to_owned(),
         reason: reason.to_owned(),
         message: message.chars().take(MAX_MESSAGE).collect(),
         observed_generation: generation,

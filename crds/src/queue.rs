@@ -1,5 +1,6 @@
-//! Order in which a pool serves queued sessions: by priority, then by fair shares of the tenants, then by creation order.
-//! The operator schedules by this order, and the gateway shows queue positions from it.
+//! Order in which a pool serves queued sessions: by priority, then by fair shares of the tenants, then by creation
+//! order. The operator schedules by this order. The gateway computes queue positions from it, but only over the sessions
+//! that name the pool: sessions without `poolRef` are served from the same queue and can come first.
 
 use crate::v1alpha1::{BrowserSession, WorkerPool};
 use k8s_openapi::jiff::Timestamp;
@@ -8,19 +9,19 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-/// Sorts sessions by creation time and UID, the earliest first. It depends on the object alone, so a restarted operator
-/// finds the same order.
+/// Sort key of a session: its creation time and UID, the earliest first. It depends on the object alone, so a restarted
+/// operator finds the same order.
 ///
 /// `creationTimestamp` has whole seconds. Within one second the UID decides, so the order is stable, but it is not the
 /// order in which the API server created the sessions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CreationOrder {
+pub struct CreationKey {
     created: Timestamp,
     uid: String,
 }
 
-impl CreationOrder {
-    /// CreationOrder of this session.
+impl CreationKey {
+    /// Returns the key of a session.
     pub fn of(session: &BrowserSession) -> Self {
         Self {
             created: session.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0),
@@ -43,12 +44,12 @@ impl CreationOrder {
 pub struct QueueRank<'a> {
     priority: Reverse<i32>,
     share: Share,
-    creation: &'a CreationOrder,
+    creation: &'a CreationKey,
 }
 
 impl<'a> QueueRank<'a> {
     /// Rank of a session in `pool`, where its tenant has `running` sessions.
-    pub fn new(pool: &WorkerPool, priority: i32, tenant: &str, running: u32, creation: &'a CreationOrder) -> Self {
+    pub fn new(pool: &WorkerPool, priority: i32, tenant: &str, running: u32, creation: &'a CreationKey) -> Self {
         let share = Share { sessions: running.saturating_add(1), weight: pool.spec.limits.weight_of(tenant) };
         Self { priority: Reverse(priority), share, creation }
     }
@@ -83,16 +84,16 @@ impl PartialEq for Share {
 
 impl Eq for Share {}
 
-/// The waiting sessions in the order in which `pool` serves them if no session is created or ends meanwhile. `running` has
-/// the number of sessions that each tenant runs there.
+/// The waiting sessions in the order in which `pool` serves them if no session is created or ends meanwhile. `running`
+/// has the number of sessions that each tenant runs there.
 pub fn order<'a>(
     pool: &WorkerPool,
     running: &BTreeMap<String, u32>,
     waiting: impl IntoIterator<Item = &'a BrowserSession>,
 ) -> Vec<&'a BrowserSession> {
-    let sessions: BTreeMap<CreationOrder, &BrowserSession> =
-        waiting.into_iter().map(|session| (CreationOrder::of(session), session)).collect();
-    let mut queues = BTreeMap::<(Reverse<i32>, &str), BTreeSet<&CreationOrder>>::new();
+    let sessions: BTreeMap<CreationKey, &BrowserSession> =
+        waiting.into_iter().map(|session| (CreationKey::of(session), session)).collect();
+    let mut queues = BTreeMap::<(Reverse<i32>, &str), BTreeSet<&CreationKey>>::new();
     for (creation, session) in &sessions {
         queues.entry((Reverse(session.spec.priority), session.tenant())).or_default().insert(creation);
     }

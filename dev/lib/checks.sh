@@ -224,7 +224,8 @@ third_party_crds() {
 # leaked.
 check_chaos() { measure chaos; }
 
-# Claims in one namespace while a tenant of another namespace attacks the operator. The scenario lists the invariants.
+# Creates sessions in one namespace while a tenant of another namespace attacks the operator. The scenario lists the
+# invariants.
 check_hostile() {
   need_root
   measure hostile

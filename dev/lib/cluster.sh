@@ -292,9 +292,9 @@ make_cgroups() {
     for file in cpuset.cpus cpuset.mems; do
       [ ! -e "$folder/$file" ] || [ ! -e "${folder%/*}/$file" ] || cat "${folder%/*}/$file" >"$folder/$file"
     done
-    # Eight times the default CPU share (v1, v2). With the default, all pods together get as much as one session of
-    # processes outside, such as a compilation, and browsers need minutes to launch.
-    [ ! -e "$folder/cpu.shares" ] || echo 8192 >"$folder/cpu.shares"
-    [ ! -e "$folder/cpu.weight" ] || echo 800 >"$folder/cpu.weight"
+    # Twice the default CPU share (v1, v2). With the default, all pods together get no more than one session of other
+    # processes, such as dev/test, and launching a few browsers takes a minute.
+    [ ! -e "$folder/cpu.shares" ] || echo 2048 >"$folder/cpu.shares"
+    [ ! -e "$folder/cpu.weight" ] || echo 200 >"$folder/cpu.weight"
   done
 }

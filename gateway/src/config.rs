@@ -23,7 +23,7 @@ pub struct Config {
     /// Namespace of the release, which has the gateway's signing key and its static tokens.
     #[arg(long, env = "POD_NAMESPACE")]
     pub namespace: String,
-    /// Name of this replica in the logs.
+    /// Name of this replica's pod, for the logs.
     #[arg(long, env = "POD_NAME")]
     pub identity: String,
 }

@@ -27,10 +27,9 @@ pub enum ApiError {
     /// The client is not authenticated, or its credential does not permit the request.
     #[error("{}", denied_message(*.0))]
     Denied(Denied),
-    /// A web page sent the request. No page is allowed to connect to `/ws`, because no configuration lists allowed
-    /// origins yet.
+    /// A web page sent the request, and no origin is allowed to connect to `/ws`.
     #[error("web pages cannot connect to /ws (the request has an Origin header): connect from a Playwright client")]
-    FromBrowserPage,
+    OriginNotAllowed,
     /// A page of another origin sent the request, and the browser added the login cookie.
     #[error("the request comes from a page of another origin: use a page of this host, or send a token")]
     CrossOrigin,
@@ -49,10 +48,11 @@ pub enum ApiError {
     /// The API server denied the gateway's request: RBAC, a quota or an admission policy.
     #[error("the Kubernetes API server denied the request: {0}")]
     Forbidden(String),
-    /// The namespace has no pool with this name. The first words are the original's.
+    /// The namespace has no pool with this name. The words before the colon are kept from the Python Camo-fleet
+    /// (docs/rest.md).
     #[error("Worker not found: there is no pool `{0}` in this namespace")]
     NoPool(String),
-    /// No pool can serve the namespace. The first words are the original's.
+    /// No pool can serve the namespace. The words before the colon are kept from the Python Camo-fleet.
     #[error("No workers configured: no pool serves this namespace; create a WorkerPool")]
     NoPools,
     /// The session was created, did not become Ready, and was deleted.
@@ -61,7 +61,8 @@ pub enum ApiError {
     /// The session's display is not `LiveView`.
     #[error("the session has no live view: create a session with `display: LiveView`")]
     NoLiveView,
-    /// No session has this name, or it is not in the pool that the path names. The first words are the original's.
+    /// No session has this name, or it is not in the pool that the path names. The words before the colon are kept from
+    /// the Python Camo-fleet.
     #[error("Session not found: there is no session {0}")]
     NoSession(Key),
     /// No route matches the path, or it contains an invalid object name.
@@ -87,7 +88,7 @@ pub enum ApiError {
     ApiServerTimeout,
     /// The object does not match the gateway's version of the CRD.
     #[error("the gateway cannot parse session {0}: upgrade the gateway to the version of the installed CRDs")]
-    Unreadable(Key, String),
+    UnparsableSession(Key, String),
     /// No connection to the session's runner, or no answer.
     #[error("the session's runner did not answer: try again")]
     RunnerUnreachable(String),
@@ -130,7 +131,7 @@ impl ApiError {
                 StatusCode::UNAUTHORIZED
             }
             Self::Denied(Denied::Scope(_) | Denied::OtherSession | Denied::Action(_))
-            | Self::FromBrowserPage
+            | Self::OriginNotAllowed
             | Self::CrossOrigin
             | Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotWebSocket => StatusCode::UPGRADE_REQUIRED,
@@ -139,7 +140,7 @@ impl ApiError {
             Self::SessionEnded(_) => StatusCode::GONE,
             Self::NoLiveView => StatusCode::CONFLICT,
             Self::BadBody(status, _) => *status,
-            Self::Unreadable(..) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::UnparsableSession(..) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotReady(_)
             | Self::NotStarted(_)
             | Self::NoPools
@@ -158,7 +159,7 @@ impl ApiError {
                 Outcome::Unauthorized
             }
             Self::Denied(Denied::Scope(_) | Denied::OtherSession | Denied::Action(_))
-            | Self::FromBrowserPage
+            | Self::OriginNotAllowed
             | Self::CrossOrigin
             | Self::Forbidden(_) => Outcome::Forbidden,
             Self::NotWebSocket => Outcome::NotWebSocket,
@@ -168,7 +169,7 @@ impl ApiError {
             Self::SessionEnded(_) => Outcome::Gone,
             Self::NotReady(_) | Self::NotStarted(_) | Self::NoPools | Self::TokensNotSynced => Outcome::NotReady,
             Self::Draining => Outcome::Draining,
-            Self::ApiServer(_) | Self::ApiServerTimeout | Self::Unreadable(..) => Outcome::ApiServer,
+            Self::ApiServer(_) | Self::ApiServerTimeout | Self::UnparsableSession(..) => Outcome::ApiServer,
             Self::RunnerUnreachable(_) => Outcome::RunnerUnreachable,
             Self::RunnerRejected(_) => Outcome::RunnerRefused,
         }
@@ -178,7 +179,7 @@ impl ApiError {
         match self {
             Self::ApiServer(error) => tracing::warn!(%error, "request to the API server failed"),
             Self::ApiServerTimeout => tracing::warn!("request to the API server timed out"),
-            Self::Unreadable(_, error) => tracing::error!(error, "could not parse the session"),
+            Self::UnparsableSession(_, error) => tracing::error!(error, "could not parse the session"),
             Self::RunnerUnreachable(error) => tracing::warn!(error, "could not reach the runner"),
             Self::Forbidden(error) => tracing::warn!(error, "API server denied the request"),
             Self::RunnerRejected(error) => tracing::warn!(error, "runner rejected the request"),
@@ -217,7 +218,9 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Body of every response with a status of 400 or above, except 422.
+/// Body of every error response of the gateway itself, except 422. Errors that the runner reports to a client of `/ws`
+/// or `/vnc` (428, or 429 at the session's limit of connections) and those of the listener's limits (429, 431) have
+/// other bodies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Problem {
     /// What is wrong, where, and what to do.

@@ -135,7 +135,7 @@ pub async fn get(client: &Client, key: &Key) -> Result<Option<BrowserSession>, A
     let api = Api::<DeserializeGuard<BrowserSession>>::namespaced(client.clone(), key.namespace());
     match with_timeout(api.get_opt(key.name())).await? {
         Some(DeserializeGuard(Ok(object))) => Ok(Some(object)),
-        Some(DeserializeGuard(Err(error))) => Err(ApiError::Unreadable(key.clone(), error.error)),
+        Some(DeserializeGuard(Err(error))) => Err(ApiError::UnparsableSession(key.clone(), error.error)),
         None => Ok(None),
     }
 }

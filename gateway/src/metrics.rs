@@ -8,7 +8,7 @@ use prometheus_client::{
 };
 use std::{fmt, sync::atomic::Ordering, time::Duration};
 
-/// The outcome of a request or a relayed connection: the values of the label `outcome`.
+/// The outcome of a failed request or of a relayed connection: the values of the label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Outcome {
     /// Rejected: no valid credential.
@@ -27,7 +27,7 @@ pub enum Outcome {
     Gone,
     /// Rejected: the session did not become Ready in time.
     NotReady,
-    /// Rejected: the gateway drains.
+    /// Rejected: the gateway is shutting down.
     Draining,
     /// Rejected: a request to the API server failed.
     ApiServer,
@@ -43,11 +43,11 @@ pub enum Outcome {
     ClientLost,
     /// Relayed until the runner sent a Close frame.
     RunnerClosed,
-    /// Relayed until the runner disconnected without a Close frame.
+    /// Relayed until the runner disconnected without a Close frame. Its pod may still run.
     RunnerLost,
     /// Relayed until the session ended.
     SessionEnded,
-    /// Relayed until the gateway drained.
+    /// Relayed until the gateway closed the connection because it is shutting down.
     Drained,
     /// Relayed until the client's credential was revoked or expired.
     Revoked,
@@ -114,7 +114,7 @@ impl Default for Metrics {
         let open = Gauge::default();
         registry.register("connections_open", "Relayed connections that are open", open.clone());
         let outcomes = Family::default();
-        registry.register("connections", "Requests and relayed connections, by outcome", outcomes.clone());
+        registry.register("connections", "Failed requests and relayed connections, by outcome", outcomes.clone());
         let clients = Clients {
             connections: Gauge::default(),
             unauthenticated: Gauge::default(),
@@ -122,13 +122,12 @@ impl Default for Metrics {
             refused: Counter::default(),
         };
         registry.register("clients_open", "Open connections to the public listener", clients.connections.clone());
-        let help =
-            "Open connections without a valid credential, and requests without one that came through trusted proxies";
+        let help = "Open unauthenticated connections, and unauthenticated requests in progress behind trusted proxies";
         registry.register("clients_anonymous", help, clients.unauthenticated.clone());
-        let help = "Connections without a valid credential that were closed because there were too many of them";
+        let help = "Unauthenticated connections, idle connections of trusted proxies, and unauthenticated requests \
+                    behind them that were ended because a limit was reached";
         registry.register("clients_shed", help, clients.shed.clone());
-        let help =
-            "Connections that were closed at once because there were too many connections with a valid credential";
+        let help = "Connections that were closed at once because only authenticated ones were open, up to the limit";
         registry.register("clients_refused", help, clients.refused.clone());
         let bytes = Family::<ByDirection, Counter>::default();
         registry.register_with_unit("relayed", "Relayed bytes, by direction", Unit::Bytes, bytes.clone());
@@ -142,7 +141,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts the outcome of a request or of a relayed connection.
+    /// Counts the outcome of a failed request or of a relayed connection.
     pub fn record(&self, outcome: Outcome) {
         self.outcomes.get_or_create(&ByOutcome { outcome }).inc();
     }

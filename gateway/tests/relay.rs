@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use camofleet_gateway::{
-    cache::session::Finish,
+    cache::session::FinishedReason,
     cache::sessions::SessionEnd,
     metrics::{Outcome, Traffic},
     proxy::relay::{CloseReason, Side, relay},
@@ -297,7 +297,7 @@ async fn a_client_that_does_not_read_sends_nothing_after_its_token_is_revoked() 
 #[tokio::test(start_paused = true)]
 async fn closes_with_the_reason_when_the_session_ends() {
     let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
-    let finish = Finish { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() };
+    let finish = FinishedReason { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() };
     closing.send(CloseReason::Session(SessionEnd::Finished(finish))).unwrap();
     expect(&mut client, &close(false, 1001, "the session has ended: IdleTimeout: nothing for 30 s")).await;
     expect_end(&mut client).await;

@@ -1,5 +1,5 @@
-//! Removes the drain finalizer from pools that no operator will drain, so that their deletion, or that of their
-//! namespace, completes.
+//! Releases pools that no operator will drain: removes the drain finalizer, so that the deletion of the pool or of its
+//! namespace completes.
 
 use crate::core::{FINALIZER, Key, finalizer_removal};
 use anyhow::{Context, bail};
@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// Maximum number of concurrent writes. A cluster has tens of pools, and the process has half a minute.
-const MAX_WRITES: usize = 16;
+/// Concurrent writes. A cluster has tens of pools, and the process has half a minute.
+const MAX_CONCURRENT_WRITES: usize = 16;
 /// Delay between two passes over the pools. A write of a previous leader that is still in flight completes within it.
 const PASS_INTERVAL: Duration = Duration::from_secs(1);
 /// Timeout for all passes. Together with the release of the Lease it fits into a pod's default grace period of 30 s.
@@ -67,8 +67,8 @@ pub(crate) fn unless_gone<T>(answer: kube::Result<T>) -> kube::Result<()> {
     }
 }
 
-/// Whether the namespace is being deleted or no longer exists. False if the API server does not respond, because a
-/// restart of the operator is far more common than the deletion of its namespace.
+/// Returns whether the namespace is being deleted or no longer exists. `false` if the API server does not respond,
+/// because a restart of the operator is far more common than the deletion of its namespace.
 pub(crate) async fn is_terminating(client: &Client, namespace: &str) -> bool {
     let api = Api::<Namespace>::all(client.clone());
     for _ in 0..NAMESPACE_ATTEMPTS {
@@ -87,14 +87,14 @@ pub(crate) async fn is_terminating(client: &Client, namespace: &str) -> bool {
     false
 }
 
-/// Abandons every pool of the cluster: sets the reason `NoOperator` with this `cause` in its conditions, and removes
+/// Releases every pool of the cluster: sets the reason `NoOperator` with this `cause` in its conditions, and removes
 /// its drain finalizer. An operator that is installed later adopts the pool and adds the finalizer again. Repeats until
 /// no pool has the finalizer.
 ///
 /// # Errors
 /// Pools still have the finalizer after 15 s.
-pub async fn abandon_pools(client: &Client, cause: &str) -> anyhow::Result<()> {
-    release_pools(async || list_pools(client, None).await, async |pool| abandon(client, pool, cause).await).await
+pub async fn release_pools(client: &Client, cause: &str) -> anyhow::Result<()> {
+    release_until_none_is_held(async || list_pools(client, None).await, async |pool| release_pool(client, pool, cause).await).await
 }
 
 /// Removes the drain finalizer from the listed pools without changing their conditions. Repeats until no pool has the
@@ -106,10 +106,10 @@ pub(crate) async fn remove_finalizers(
     client: &Client,
     list: impl AsyncFn() -> anyhow::Result<Vec<AnyPool>>,
 ) -> anyhow::Result<()> {
-    release_pools(list, async |pool| remove_finalizer(client, &pool).await).await
+    release_until_none_is_held(list, async |pool| remove_finalizer(client, &pool).await).await
 }
 
-async fn release_pools(
+async fn release_until_none_is_held(
     list: impl AsyncFn() -> anyhow::Result<Vec<AnyPool>>,
     release: impl AsyncFn(AnyPool) -> kube::Result<()>,
 ) -> anyhow::Result<()> {
@@ -118,7 +118,7 @@ async fn release_pools(
             match release_pass(&list, &release).await {
                 Ok(0) => return,
                 Ok(_) => {}
-                Err(error) => tracing::warn!("could not remove the finalizers of all pools, retrying: {error:#}"),
+                Err(error) => tracing::warn!("could not release all pools, retrying: {error:#}"),
             }
             sleep(PASS_INTERVAL).await;
         }
@@ -127,8 +127,8 @@ async fn release_pools(
         return Ok(());
     }
     bail!(
-        "pools still have the finalizer {FINALIZER} after {} s, or could not be listed. If the deletion of a pool does not complete, \
-         remove its finalizer: {}",
+        "pools still have the finalizer {FINALIZER} after {} s, or could not be listed. If the deletion of a pool does \
+         not complete, remove its finalizer: {}",
         RELEASE_TIMEOUT.as_secs(),
         finalizer_removal(&Key { namespace: "NAMESPACE".into(), name: "NAME".into() })
     )
@@ -143,7 +143,7 @@ async fn release_pass(
     let found = held.len();
     let release = &release;
     stream::iter(held)
-        .for_each_concurrent(MAX_WRITES, |pool| async move {
+        .for_each_concurrent(MAX_CONCURRENT_WRITES, |pool| async move {
             let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
             match release(pool).await {
                 Ok(()) => tracing::info!(namespace, pool = name, "removed the drain finalizer"),
@@ -158,9 +158,9 @@ fn has_drain_finalizer(pool: &AnyPool) -> bool {
     pool.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
 }
 
-async fn abandon(client: &Client, mut pool: AnyPool, cause: &str) -> kube::Result<()> {
+async fn release_pool(client: &Client, mut pool: AnyPool, cause: &str) -> kube::Result<()> {
     let api = pools_api(client, pool.namespace().as_deref());
-    let patch = Patch::Merge(abandoned(&pool, cause, Timestamp::now()));
+    let patch = Patch::Merge(released_status(&pool, cause, Timestamp::now()));
     match api.patch_status(&pool.name_any(), &PatchParams::default(), &patch).await {
         Ok(patched) => pool = patched,
         // The finalizer is removed even if the conditions could not be set.
@@ -171,13 +171,13 @@ async fn abandon(client: &Client, mut pool: AnyPool, cause: &str) -> kube::Resul
     remove_finalizer(client, &pool).await
 }
 
-/// Merge patch for the status of a pool that no operator manages.
-fn abandoned(pool: &AnyPool, cause: &str, now: Timestamp) -> Value {
+/// Merge patch that sets the conditions of a pool that no operator manages.
+fn released_status(pool: &AnyPool, cause: &str, now: Timestamp) -> Value {
     let status: Option<WorkerPoolStatus> = serde_json::from_value(pool.data["status"].clone()).ok();
     let mut conditions = status.map(|status| status.conditions).unwrap_or_default();
     let message = format!(
-        "no operator manages this pool: {cause}. Install an operator to use the pool again. If the deletion of the pool does not \
-         complete, remove its finalizer: {}",
+        "no operator manages this pool: {cause}. Install an operator to use the pool again. If the deletion of the \
+         pool does not complete, remove its finalizer: {}",
         finalizer_removal(&Key::of(pool))
     );
     for (type_, truth) in [(READY, ConditionStatus::Unknown), (STALLED, ConditionStatus::True)] {
@@ -195,14 +195,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_condition_of_an_abandoned_pool_explains_how_to_delete_it() {
+    fn the_condition_of_a_released_pool_explains_how_to_delete_it() {
         let kind = ApiResource::erase::<WorkerPool>(&());
         let ready = json!({ "type": "Ready", "status": "True", "reason": "AllRunnersReady", "message": "",
             "lastTransitionTime": "2026-01-01T00:00:00Z" });
         let mut pool =
             DynamicObject::new("headless", &kind).within("team-a").data(json!({ "status": { "conditions": [ready] } }));
         pool.metadata.resource_version = Some("7".into());
-        let patch = abandoned(&pool, "it was uninstalled", Timestamp::from_second(1_800_000_000).unwrap());
+        let patch = released_status(&pool, "it was uninstalled", Timestamp::from_second(1_800_000_000).unwrap());
         assert_eq!(patch["metadata"], json!({ "resourceVersion": "7" }));
         let conditions = patch["status"]["conditions"].as_array().unwrap();
         let of = |type_: &str| conditions.iter().find(|condition| condition["type"] == type_).unwrap();

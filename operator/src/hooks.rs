@@ -66,8 +66,8 @@ impl Display for Release {
 }
 
 impl Release {
-    /// Whether this release created the pool, by the pool's ownership annotations. An earlier chart did not set them.
-    /// For its pools, the field manager and the labels decide.
+    /// Returns whether this release created the pool, by the pool's ownership annotations. An earlier chart did not set
+    /// them. For its pools, the field manager and the labels decide.
     fn created(&self, pool: &impl ResourceExt) -> bool {
         match pool.annotations().get(RELEASE_ANNOTATION) {
             Some(release) => {
@@ -107,7 +107,7 @@ pub async fn apply_pools(client: Client, release: &Release, pools: &BTreeMap<Str
     until_established(&client).await?;
     let namespace = &release.namespace;
     let api = pools_api(&client, Some(namespace));
-    let mut refused = Vec::new();
+    let mut rejected = Vec::new();
     for (name, pool) in pools {
         match apply(&api, release, name, pool).await {
             Ok(true) => tracing::info!(namespace, pool = name, "applied the pool"),
@@ -118,9 +118,9 @@ pub async fn apply_pools(client: Client, release: &Release, pools: &BTreeMap<Str
                     "applied the pool, which this release did not create: an uninstall keeps it"
                 );
             }
-            Err(Error::Api(refusal)) => {
-                tracing::error!(namespace, pool = name, "the API server rejected the pool: {}", refusal.message);
-                refused.push(name.as_str());
+            Err(Error::Api(status)) => {
+                tracing::error!(namespace, pool = name, "the API server rejected the pool: {}", status.message);
+                rejected.push(name.as_str());
             }
             Err(error) => return Err(error).with_context(|| format!("cannot apply the pool {name}")),
         }
@@ -133,10 +133,10 @@ pub async fn apply_pools(client: Client, release: &Release, pools: &BTreeMap<Str
             tracing::info!(namespace, pool = name, "deleted the pool, which is no longer in the chart's values");
         }
     }
-    if !refused.is_empty() {
+    if !rejected.is_empty() {
         bail!(
             "the API server rejected {}. Correct them under `pools` in the chart's values, and upgrade again",
-            refused.join(", ")
+            rejected.join(", ")
         );
     }
     Ok(())
@@ -216,7 +216,7 @@ pub async fn delete_pools(
     if uninstall.drain(FINAL_DRAIN_TIMEOUT).await? {
         return Ok(());
     }
-    tracing::warn!("removing the finalizers of the pools: their runners stop at the drain deadline");
+    tracing::warn!("stopped waiting for the pools, whose runners stop at the drain deadline");
     remove_finalizers(&uninstall.client, async || uninstall.pools().await).await
 }
 
@@ -271,12 +271,13 @@ impl Uninstall<'_> {
                     "deleted the pool: its sessions can run until its drain deadline"
                 );
             }
-            let sessions: i64 = pools.iter().filter_map(|pool| pool.data["status"]["slots"]["used"].as_i64()).sum();
-            if logged.replace((pools.len(), sessions)) != Some((pools.len(), sessions)) {
-                tracing::info!(pools = pools.len(), sessions, "waiting for the pools to drain");
+            // `status.slots` does not include terminating runners, so it is 0 here.
+            let runners: i64 = pools.iter().filter_map(|pool| pool.data["status"]["replicas"].as_i64()).sum();
+            if logged.replace((pools.len(), runners)) != Some((pools.len(), runners)) {
+                tracing::info!(pools = pools.len(), runners, "found pools that still drain");
             }
             if !self.has_leader().await? {
-                tracing::warn!("no operator leads, so the pools do not drain");
+                tracing::warn!("found no leading operator, so the pools do not drain");
                 return Ok(false);
             }
             if Instant::now() >= deadline {
@@ -325,10 +326,10 @@ impl Uninstall<'_> {
             .any(|pool| pool.data["spec"]["allowedNamespaces"]["from"].as_str().is_some_and(|from| from != "Same"));
         if shared || self.selection == PoolSelection::Cluster {
             match Api::<BrowserSession>::all(self.client.clone()).list(&ListParams::default()).await {
-                Err(Error::Api(refusal)) if refusal.code == 403 && self.selection == PoolSelection::Release => {
+                Err(Error::Api(status)) if status.code == 403 && self.selection == PoolSelection::Release => {
                     tracing::warn!(
                         "could not list the sessions of other namespaces, which run until their drain deadline: {}",
-                        refusal.message
+                        status.message
                     );
                 }
                 sessions => return Ok(sessions.context("cannot list the sessions")?.items),
@@ -351,7 +352,7 @@ where
     let name = object.name_any();
     match api.delete(&name, &params).await {
         // Another object has the name, so the one to delete is gone.
-        Err(Error::Api(refusal)) if refusal.is_conflict() => Ok(()),
+        Err(Error::Api(status)) if status.is_conflict() => Ok(()),
         answer => unless_gone(answer).with_context(|| format!("cannot delete {name}")),
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use camofleet_operator::{
     core::runner::pod_build::Installation,
-    finalizers::abandon_pools,
+    finalizers::release_pools,
     hooks::{self, PoolSelection, Release},
     io::{self, Options},
 };
@@ -31,8 +31,8 @@ enum Command {
     ApplyPools(ApplyPools),
     /// Drains and deletes the pools that a release created, before the operator is uninstalled.
     DeletePools(DeletePools),
-    /// Removes the operator's finalizer from all pools of the cluster and sets the reason `NoOperator` in their
-    /// conditions, after the operator was uninstalled.
+    /// After an uninstall: removes the operator's finalizer from all pools of the cluster, and sets the reason
+    /// `NoOperator` in their conditions.
     AbandonPools,
 }
 
@@ -171,7 +171,7 @@ async fn run_command(command: Command) -> anyhow::Result<()> {
             let selection = if flags.all { PoolSelection::Cluster } else { PoolSelection::Release };
             hooks::delete_pools(client().await?, &flags.release.into(), selection, drain_timeout).await
         }
-        Command::AbandonPools => abandon_pools(&client().await?, "its operator was uninstalled").await,
+        Command::AbandonPools => release_pools(&client().await?, "its operator was uninstalled").await,
     }
 }
 

@@ -35,10 +35,10 @@ const LIMITS: Limits = Limits {
     connections: 1024,
     unauthenticated: 128,
     unauthenticated_per_address: 32,
-    first_head: HEADER_READ_TIMEOUT,
-    exchange: HEADER_READ_TIMEOUT,
-    idle: HEADER_READ_TIMEOUT,
-    authenticated_idle: Duration::from_secs(75),
+    first_head_timeout: HEADER_READ_TIMEOUT,
+    exchange_timeout: HEADER_READ_TIMEOUT,
+    idle_timeout: HEADER_READ_TIMEOUT,
+    authenticated_idle_timeout: Duration::from_secs(75),
     keep_alive: true,
 };
 
@@ -76,9 +76,9 @@ async fn serve(settings: Settings, tracer: Option<Arc<Tracer>>) -> anyhow::Resul
     let probe_listener = listen(settings.probe_listen)?;
     let shutdown = signals::shutdown().context("cannot handle signals")?;
 
-    tracing::info!(address = %listener.local_addr()?, plan = ?settings.plan, browser = ?settings.browser, "started");
-    let slots = settings.plan.slots;
-    let (driver, runner) = Driver::new(settings.plan, settings.browser);
+    tracing::info!(address = %listener.local_addr()?, runner = ?settings.runner, browser = ?settings.browser, "started");
+    let slots = settings.runner.slots;
+    let (driver, runner) = Driver::new(settings.runner, settings.browser);
     let files = files::raise_limit(OPEN_FILES_LIMIT).context("cannot raise the limit of open files")?;
     let tunnels = usize::try_from(files.saturating_sub(RESERVED_FILES) / 2).unwrap_or(usize::MAX);
     let limits = Limits { connections: tunnels.min(LIMITS.connections), ..LIMITS };

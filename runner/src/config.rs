@@ -1,8 +1,8 @@
 //! The runner's settings, parsed from flags and environment variables and checked at startup.
 
-use crate::core::{DisplayKind, Plan};
+use crate::core::{DisplayKind, RunnerConfig};
 use camofleet_crds::v1alpha1::Engine;
-use camofleet_runner_api::Hot;
+use camofleet_runner_api::BrowserCounts;
 use clap::{Parser, ValueEnum};
 use nix::unistd::{AccessFlags, access};
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ pub struct Flags {
     /// Total number of sessions after which the runner accepts no more; 0 means no limit.
     #[arg(long, env = "RUNNER_SESSIONS", default_value_t = 0)]
     sessions: u32,
-    /// Browser to run. auto selects Camoufox if it is installed, otherwise Firefox.
+    /// Browser to run. The default, auto, selects Camoufox if it is installed, otherwise Firefox.
     #[arg(long, env = "RUNNER_ENGINE", default_value = "auto")]
     engine: EngineChoice,
     /// Size of the display and of the browser window, as WIDTHxHEIGHT in pixels.
@@ -117,7 +117,7 @@ pub struct Settings {
     pub(crate) probe_listen: SocketAddr,
     pub(crate) pod_uid: String,
     pub(crate) keys_file: PathBuf,
-    pub(crate) plan: Plan,
+    pub(crate) runner: RunnerConfig,
     pub(crate) browser: BrowserSettings,
 }
 
@@ -199,14 +199,14 @@ impl Flags {
         let (engine, executable, template) = self.browser()?;
         let playwright_version = playwright_version(&self.launcher)?;
         // Launches are CPU-bound: more concurrent launches than CPUs only delay each other.
-        let launches =
+        let max_concurrent_launches =
             std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
-        let plan = Plan {
+        let runner = RunnerConfig {
             slots,
-            sessions: self.sessions,
-            prewarm: Hot { headless, headful },
+            max_total_sessions: self.sessions,
+            prewarm: BrowserCounts { headless, headful },
             smoke_test: self.smoke_test,
-            launches,
+            max_concurrent_launches,
             drain_timeout: Duration::from_secs(self.drain_timeout_seconds.into()),
         };
         let browser = BrowserSettings {
@@ -224,7 +224,7 @@ impl Flags {
             probe_listen: self.probe_listen,
             pod_uid: self.pod_uid,
             keys_file: self.keys_file,
-            plan,
+            runner,
             browser,
         })
     }

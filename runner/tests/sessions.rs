@@ -6,7 +6,9 @@ mod support;
 
 use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::{Display, Engine, StartTier};
-use camofleet_runner_api::{BindRequest, EndReason, ErrorReason, Hot, SessionPhase, StartPage, client::CallError};
+use camofleet_runner_api::{
+    BindRequest, BrowserCounts, EndReason, ErrorReason, SessionPhase, StartPage, client::CallError,
+};
 use camofleet_testkit::rfb::RfbClient;
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -57,7 +59,7 @@ async fn start(flags: &[&str]) -> TestRunner {
 async fn hot_sessions_serve_clients_and_viewers_and_clean_up() {
     let mut runner = start(&["--slots", "2", "--prewarm-headless", "1", "--prewarm-headful", "1"]).await;
     let state = runner.wait_until_warm().await;
-    assert_eq!((state.hot, state.free), (Hot { headless: 1, headful: 1 }, 2));
+    assert_eq!((state.hot, state.free), (BrowserCounts { headless: 1, headful: 1 }, 2));
     assert_eq!((state.engine, state.playwright_version.as_str()), (Some(Engine::Firefox), "1.62"));
     assert!(state.browser_version.is_some_and(|version| version.contains('.')));
 
@@ -313,7 +315,7 @@ async fn a_draining_runner_serves_its_session_until_the_deadline() {
     assert_eq!(client.next_message().await, json!({"working": true}));
     runner.signal(Signal::SIGTERM);
     let state = runner.wait_for("draining", |state| state.draining.then(|| state.clone())).await;
-    assert_eq!((state.free, state.hot), (0, Hot::default()));
+    assert_eq!((state.free, state.hot), (0, BrowserCounts::default()));
     let session = state.session("last").unwrap();
     assert_eq!((session.phase, session.clients), (SessionPhase::Ready, 1), "a draining runner serves its sessions");
     assert_eq!(rejection_reason(runner.bind("late", &request(Display::Headless)).await), ErrorReason::Draining);

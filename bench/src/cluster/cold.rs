@@ -1,6 +1,6 @@
 //! Claims of a pool without prewarmed browsers, compared with a plain launch by Playwright on the same machine.
 
-use super::bench::{Bench, PAGE, ratio_of_medians, stats_without_total, timed};
+use super::measured_pool::{MeasuredPool, PAGE, ratio_of_medians, stats_without_total, timed};
 use anyhow::Result;
 use camofleet_bench::{arrivals::ClaimStats, report::Report, stats::Samples};
 use camofleet_crds::v1alpha1::StartTier;
@@ -16,9 +16,9 @@ pub struct Cold {
 }
 
 impl Cold {
-    pub async fn run(self, bench: &Bench) -> Result<Report> {
+    pub async fn run(self, measured: &MeasuredPool) -> Result<Report> {
         let mut report = Report::new("cold");
-        let mut client = bench.plain_client().await?;
+        let mut client = measured.plain_client().await?;
         let launch = format!(
             "globalThis.start = performance.now();
              globalThis.browser = await playwright.firefox.launch(
@@ -34,8 +34,8 @@ impl Cold {
         // Interleaved, so that changes of the machine's speed affect all of them.
         for index in 0..self.claims {
             eprintln!("claim {} of {}", index + 1, self.claims);
-            claims.push(bench.claim(format!("cold-{index}"), StartTier::Cold).await?);
-            pages.add(bench.loaded_page().await?);
+            claims.push(measured.claim(format!("cold-{index}"), StartTier::Cold).await?);
+            pages.add(measured.loaded_page().await?);
             launches.add(timed(&mut client, &launch).await?);
             plain_pages.add(timed(&mut client, &page).await?);
         }

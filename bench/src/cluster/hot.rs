@@ -1,7 +1,7 @@
 //! Claims of hot browsers, compared with the API server alone; and page loads, compared with a running Playwright
 //! server.
 
-use super::bench::{Bench, PAGE, TIMEOUT, ratio_of_medians, stats_without_total, timed};
+use super::measured_pool::{MeasuredPool, PAGE, TIMEOUT, ratio_of_medians, stats_without_total, timed};
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::ClaimStats,
@@ -24,27 +24,27 @@ pub struct Hot {
 }
 
 impl Hot {
-    pub async fn run(self, bench: &Bench) -> Result<Report> {
+    pub async fn run(self, measured: &MeasuredPool) -> Result<Report> {
         let mut report = Report::new("hot");
         // The first session opens the client's connections.
-        self.claims(bench, "first", 1).await?;
+        self.claims(measured, "first", 1).await?;
 
         // Half of the floor before the fleet and half after, so that a machine that changes speed favours neither.
         eprintln!("measuring the floor");
         let first_half = self.claims.div_ceil(2);
-        let mut floor = self.floor(bench, "before", first_half).await?;
+        let mut floor = self.floor(measured, "before", first_half).await?;
         eprintln!("measuring the fleet");
-        let before = writes(bench).await?;
-        let fleet = self.claims(bench, "hot", self.claims).await?;
-        let written = writes(bench).await? - before;
+        let before = writes(measured).await?;
+        let fleet = self.claims(measured, "hot", self.claims).await?;
+        let written = writes(measured).await? - before;
         eprintln!("measuring the floor again");
-        floor.merge(&self.floor(bench, "after", self.claims - first_half).await?);
+        floor.merge(&self.floor(measured, "after", self.claims - first_half).await?);
         report.claims(&fleet);
         report.compare_with_floor(&fleet, &floor);
         report.set("writes_per_session", ratio(written, as_f64(self.claims)));
 
         eprintln!("measuring page loads");
-        let (pages, plain) = self.pages(bench).await?;
+        let (pages, plain) = self.pages(measured).await?;
         for (key, samples) in [("page", &pages), ("plain_page", &plain)] {
             for percent in [50, 90, 99] {
                 report.set(&format!("{key}_p{percent}_ms"), samples.percentile(percent));
@@ -54,30 +54,30 @@ impl Hot {
         Ok(report)
     }
 
-    async fn claims(&self, bench: &Bench, what: &str, count: usize) -> Result<ClaimStats> {
+    async fn claims(&self, measured: &MeasuredPool, what: &str, count: usize) -> Result<ClaimStats> {
         let mut claims = Vec::new();
         for index in 0..count {
-            claims.push(bench.claim(format!("{what}-{index}"), StartTier::Hot).await?);
+            claims.push(measured.claim(format!("{what}-{index}"), StartTier::Hot).await?);
         }
         Ok(stats_without_total(&claims))
     }
 
-    async fn floor(&self, bench: &Bench, what: &str, count: usize) -> Result<ClaimStats> {
+    async fn floor(&self, measured: &MeasuredPool, what: &str, count: usize) -> Result<ClaimStats> {
         let mut claims = Vec::new();
-        let namespace = &bench.space.name;
+        let namespace = &measured.space.name;
         for index in 0..count {
             let name = format!("{what}-{index}");
             // The pool does not exist and the status names no runner, so the operator ignores the session for longer
             // than this takes.
-            claims.push(bench.client.clone().floor(namespace.clone(), name.clone(), TIMEOUT).await?);
-            bench.client.delete(namespace, &name).await?;
+            claims.push(measured.client.clone().floor(namespace.clone(), name.clone(), TIMEOUT).await?);
+            measured.client.delete(namespace, &name).await?;
         }
         Ok(stats_without_total(&claims))
     }
 
     /// Page loads on the fleet and on a plain server, alternating.
-    async fn pages(&self, bench: &Bench) -> Result<(Samples, Samples)> {
-        let mut client = bench.plain_client().await?;
+    async fn pages(&self, measured: &MeasuredPool) -> Result<(Samples, Samples)> {
+        let mut client = measured.plain_client().await?;
         let server = format!("{{ channel: 'moz-firefox', executablePath: {FIREFOX:?}, headless: true }}");
         client.run(&format!("globalThis.plain = await playwright.firefox.launchServer({server}); return 0")).await?;
         let plain_page = format!(
@@ -87,7 +87,7 @@ impl Hot {
         );
         let (mut pages, mut plain) = (Samples::default(), Samples::default());
         for _ in 0..self.pages {
-            pages.add(bench.loaded_page().await?);
+            pages.add(measured.loaded_page().await?);
             plain.add(timed(&mut client, &plain_page).await?);
         }
         client.run("await plain.close()").await?;
@@ -96,7 +96,7 @@ impl Hot {
 }
 
 /// Number of session statuses that the operator has written. The warm pool causes no further ones.
-async fn writes(bench: &Bench) -> Result<f64> {
-    let metrics = metrics::of(&bench.space.fleet.operator().await?).await?;
+async fn writes(measured: &MeasuredPool) -> Result<f64> {
+    let metrics = metrics::of(&measured.space.fleet.operator().await?).await?;
     Ok(metrics.sum("camofleet_operator_writes_total", &[("kind", "browsersession_status")]))
 }

@@ -1,15 +1,15 @@
 //! Scenarios on the fleet of `dev/up`, with real browsers and a real Playwright client. No other program may use the
 //! fleet during a run.
 
-mod bench;
 mod cold;
 mod hot;
+mod measured_pool;
 
 use anyhow::Result;
-use bench::{Bench, POOL};
 use camofleet_bench::{machine, report::Report};
 use camofleet_e2e::{TestNamespace, test_alone};
 use clap::Subcommand;
+use measured_pool::{MeasuredPool, POOL};
 use serde_json::{Value, json};
 
 /// Scenarios on a cluster.
@@ -30,12 +30,14 @@ impl ClusterScenario {
         match self {
             Self::Hot(hot) => {
                 let pool = json!({ "sessionsPerRunner": 0 });
-                test_alone("bench-hot", |space| measure_and_print(space, pool, async |bench| hot.run(bench).await));
+                test_alone("bench-hot", |space| {
+                    measure_and_print(space, pool, async |measured| hot.run(measured).await)
+                });
             }
             Self::Cold(cold) => {
                 let never_hot = json!({ "sessionsPerRunner": 0, "prewarm": { "headless": 0, "headful": 0 } });
                 test_alone("bench-cold", |space| {
-                    measure_and_print(space, never_hot, async |bench| cold.run(bench).await)
+                    measure_and_print(space, never_hot, async |measured| cold.run(measured).await)
                 });
             }
         }
@@ -46,12 +48,12 @@ impl ClusterScenario {
 async fn measure_and_print(
     space: TestNamespace,
     pool: Value,
-    measure: impl AsyncFnOnce(&Bench) -> Result<Report>,
+    measure: impl AsyncFnOnce(&MeasuredPool) -> Result<Report>,
 ) -> Result<()> {
     let machine = machine::describe();
     space.pool(POOL, pool).await?;
-    let bench = Bench::start(space).await?;
-    let versions = bench.versions().await?;
-    measure(&bench).await?.print(machine, versions);
+    let measured = MeasuredPool::start(space).await?;
+    let versions = measured.versions().await?;
+    measure(&measured).await?.print(machine, versions);
     Ok(())
 }

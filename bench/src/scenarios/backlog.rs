@@ -6,7 +6,7 @@ use anyhow::Result;
 use camofleet_bench::{
     arrivals::Arrivals,
     cpu::CpuWatch,
-    harness::{Harness, long_lived_pool, session_spec},
+    harness::{Harness, pool_of_reused_runners, session_spec},
     report::Report,
     stats::{as_f64, ratio},
 };
@@ -43,7 +43,7 @@ impl Backlog {
         let mut operator = start_leader(harness, "operator-0").await?;
         let runners = self.slots.div_ceil(SLOTS_PER_RUNNER);
         let slots = runners * SLOTS_PER_RUNNER;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(runners, SLOTS_PER_RUNNER)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(runners, SLOTS_PER_RUNNER)).await?;
         run_claims(harness, Arrivals::Burst, slots, claim).await?;
         let fillers = harness.simulator.runners();
 

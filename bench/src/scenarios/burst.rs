@@ -7,7 +7,7 @@ use anyhow::Result;
 use camofleet_bench::{
     arrivals::{Arrivals, ClaimStats},
     cpu::CpuWatch,
-    harness::{Harness, long_lived_pool},
+    harness::{Harness, pool_of_reused_runners},
     operator::Writes,
     report::Report,
 };
@@ -40,7 +40,7 @@ impl Burst {
         let slots = self.claims + WARM_UP;
         let runners = slots.div_ceil(SLOTS_PER_RUNNER);
         let mut writes = Writes::default();
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(runners, SLOTS_PER_RUNNER)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(runners, SLOTS_PER_RUNNER)).await?;
         for round in 0..self.rounds {
             eprintln!("round {} of {}", round + 1, self.rounds);
             warm_up(harness).await?;

@@ -5,7 +5,7 @@ use super::steps::{FLEET, POOL, SLOTS_PER_RUNNER};
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
     arrivals::{Arrivals, Claim, ClaimStats},
-    harness::{Harness, ignore_already_exists, ignore_not_found, long_lived_pool, retry, session_spec},
+    harness::{Harness, ignore_already_exists, ignore_not_found, pool_of_reused_runners, retry, session_spec},
     operator::{Operator, wait_for_leader},
     proxy::Proxy,
     report::Report,
@@ -156,7 +156,7 @@ impl Chaos {
             proxies.push(proxy);
         }
         wait_for_leader(&mut operators).await?;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(replicas, SLOTS_PER_RUNNER)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(replicas, SLOTS_PER_RUNNER)).await?;
         harness.simulator.set_session_lifetime(Some(Duration::from_millis(self.life_milliseconds)));
 
         let sessions_task = tokio::spawn(run_sessions(harness, &self));

@@ -5,7 +5,7 @@ use anyhow::Result;
 use camofleet_bench::{
     arrivals::{Arrivals, Claim, ClaimStats},
     cpu::CpuWatch,
-    harness::{Harness, long_lived_pool},
+    harness::{Harness, pool_of_reused_runners},
     report::Report,
     stats::as_f64,
 };
@@ -39,7 +39,7 @@ impl Churn {
         let mut report = Report::new("churn");
         harness.create_namespace(FLEET).await?;
         let mut operator = start_leader(harness, "operator-0").await?;
-        let spec = WorkerPoolSpec { sessions_per_runner: None, ..long_lived_pool(self.runners, 1) };
+        let spec = WorkerPoolSpec { sessions_per_runner: None, ..pool_of_reused_runners(self.runners, 1) };
         harness.create_hot_pool(FLEET, POOL, spec).await?;
         harness.simulator.set_session_lifetime(Some(Duration::from_millis(self.life_milliseconds)));
 

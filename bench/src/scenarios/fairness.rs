@@ -4,7 +4,7 @@
 use super::steps::{FLEET, POOL, start_leader};
 use anyhow::{Result, ensure};
 use camofleet_bench::{
-    harness::{Harness, long_lived_pool, session_spec},
+    harness::{Harness, pool_of_reused_runners, session_spec},
     report::Report,
     stats::{as_f64, ratio},
 };
@@ -122,7 +122,7 @@ fn shared_pool(runners: usize) -> WorkerPoolSpec {
     WorkerPoolSpec {
         allowed_namespaces: AllowedNamespaces { from: NamespacesFrom::All, selector: None },
         limits: Limits { tenant_weights: weights.into(), ..Limits::default() },
-        ..long_lived_pool(runners, 1)
+        ..pool_of_reused_runners(runners, 1)
     }
 }
 

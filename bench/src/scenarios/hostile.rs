@@ -12,7 +12,7 @@ use camofleet_bench::{
     control_plane::User,
     cpu::CpuWatch,
     daemon::{Daemon, Spec},
-    harness::{Harness, Options, long_lived_pool, session_spec},
+    harness::{Harness, Options, pool_of_reused_runners, session_spec},
     machine::Usage,
     operator::Operator,
     report::Report,
@@ -93,7 +93,7 @@ impl Hostile {
         harness.simulator.skip_namespace(HOSTILE);
         let memory = ControlGroup::new(&group("operator"), Limit::Memory(MEMORY_LIMIT))?;
         let mut supervised = Supervised::new(start_leader(harness, "operator-0").await?, memory)?;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(RUNNERS, SLOTS_PER_RUNNER)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(RUNNERS, SLOTS_PER_RUNNER)).await?;
         harness.simulator.set_session_lifetime(Some(LIFE));
         warm_up(harness).await?;
         wait_until_quiet(&supervised.operator).await?;
@@ -211,7 +211,7 @@ async fn load_process(harness: &Harness, variant: Variant) -> Result<Spec> {
 /// Creates a pool and returns the time until all its slots are hot, or `None` after the time limit.
 async fn late_pool(harness: &Harness) -> Result<Option<Duration>> {
     let began = Instant::now();
-    harness.create_pool(FLEET, LATE, long_lived_pool(RUNNERS, SLOTS_PER_RUNNER)).await?;
+    harness.create_pool(FLEET, LATE, pool_of_reused_runners(RUNNERS, SLOTS_PER_RUNNER)).await?;
     let slots = i32::try_from(RUNNERS * SLOTS_PER_RUNNER)?;
     let api = harness.api::<WorkerPool>(FLEET);
     while began.elapsed() < LATE_TIMEOUT {

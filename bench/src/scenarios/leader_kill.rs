@@ -4,7 +4,7 @@ use super::steps::{FLEET, POOL, SLOTS_PER_RUNNER, TIMEOUT, claim, run_claims};
 use anyhow::{Result, ensure};
 use camofleet_bench::{
     arrivals::{Arrivals, ClaimStats},
-    harness::{Harness, long_lived_pool},
+    harness::{Harness, pool_of_reused_runners},
     operator,
     report::Report,
     stats::Samples,
@@ -39,7 +39,7 @@ impl LeaderKill {
         let mut operators = vec![harness.start_operator("operator-0")?, harness.start_operator("operator-1")?];
         operator::wait_for_leader(&mut operators).await?;
         let runners = self.claims.div_ceil(SLOTS_PER_RUNNER);
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(runners, SLOTS_PER_RUNNER)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(runners, SLOTS_PER_RUNNER)).await?;
 
         let mut random = SmallRng::seed_from_u64(self.seed);
         let (mut stats, mut gaps) = (ClaimStats::default(), Samples::default());

@@ -4,7 +4,7 @@ use super::steps::{FLEET, POOL, SLOTS_PER_RUNNER, claim, run_claims, start_leade
 use anyhow::{Context, Result};
 use camofleet_bench::{
     arrivals::{Arrivals, ClaimStats},
-    harness::{Harness, long_lived_pool, session_spec},
+    harness::{Harness, pool_of_reused_runners, session_spec},
     report::Report,
     stats::milliseconds,
 };
@@ -39,10 +39,14 @@ impl Scale {
         let sessions = self.sessions.unwrap_or(self.runners * SLOTS_PER_RUNNER);
         eprintln!("creating {} runners", self.runners);
         let began = Instant::now();
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(self.runners, SLOTS_PER_RUNNER)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(self.runners, SLOTS_PER_RUNNER)).await?;
         report.set("pool_hot_seconds", began.elapsed().as_secs_f64());
         harness
-            .create_hot_pool(FLEET, SPARE, long_lived_pool(self.starts.div_ceil(SLOTS_PER_RUNNER), SLOTS_PER_RUNNER))
+            .create_hot_pool(
+                FLEET,
+                SPARE,
+                pool_of_reused_runners(self.starts.div_ceil(SLOTS_PER_RUNNER), SLOTS_PER_RUNNER),
+            )
             .await?;
 
         eprintln!("creating {sessions} sessions");

@@ -7,7 +7,7 @@ use anyhow::Result;
 use camofleet_bench::{
     arrivals::Arrivals,
     cpu::CpuWatch,
-    harness::{Harness, long_lived_pool},
+    harness::{Harness, pool_of_reused_runners},
     report::Report,
 };
 use clap::Args;
@@ -33,7 +33,7 @@ impl Sequential {
         eprintln!("measuring the fleet");
         let mut operator = start_leader(harness, "operator-0").await?;
         let runners = (self.claims + WARM_UP).div_ceil(SLOTS_PER_RUNNER);
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(runners, SLOTS_PER_RUNNER)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(runners, SLOTS_PER_RUNNER)).await?;
         warm_up(harness).await?;
         wait_until_quiet(&operator).await?;
         let (before, watch) = (operator.writes().await?, CpuWatch::start(harness, &operator)?);

@@ -8,7 +8,7 @@ use anyhow::Result;
 use camofleet_bench::{
     arrivals::{Arrivals, Claim, ClaimStats},
     cpu::CpuWatch,
-    harness::{Harness, SessionClient, long_lived_pool},
+    harness::{Harness, SessionClient, pool_of_reused_runners},
     report::Report,
     stats::{as_f64, ratio},
 };
@@ -64,7 +64,7 @@ impl Sustained {
         eprintln!("measuring the fleet");
         let mut operator = start_leader(harness, "operator-0").await?;
         let runners = self.slots.unwrap_or_else(|| count(self.rate, 10).clamp(400, 4000)).div_ceil(SLOTS_PER_RUNNER);
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(runners, SLOTS_PER_RUNNER)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(runners, SLOTS_PER_RUNNER)).await?;
         harness.simulator.set_session_lifetime(Some(lifetime));
         warm_up(harness).await?;
         wait_until_gone(harness).await?;

@@ -5,7 +5,7 @@ use super::{
     runner::Runner,
 };
 use bytes::Bytes;
-use camofleet_runner_api::{Hot, RunnerState, Session};
+use camofleet_runner_api::{BrowserCounts, RunnerState, Session};
 use futures::{Stream, StreamExt, stream};
 use http::{
     Method, Request, Response, StatusCode,
@@ -44,14 +44,14 @@ pub(super) fn answer(attack: Attack, runner: &Arc<Runner>, request: &Request<Inc
                 generation: u64::MAX,
                 slots: u32::MAX,
                 free: u32::MAX,
-                hot: Hot { headless: u32::MAX, headful: 1 },
+                hot: BrowserCounts { headless: u32::MAX, headful: 1 },
                 ..runner.state()
             };
             let states = stream::iter([line(&state)]).chain(stream::pending());
             streamed(StatusCode::OK, counted(runner, states))
         }),
         Attack::NeverWarm => is_events.then(|| {
-            let state = RunnerState { free: 0, hot: Hot::default(), warm: false, ..runner.state() };
+            let state = RunnerState { free: 0, hot: BrowserCounts::default(), warm: false, ..runner.state() };
             let states = stream::iter([line(&state)]).chain(stream::pending());
             streamed(StatusCode::OK, counted(runner, states))
         }),

@@ -8,8 +8,8 @@ use super::{
 };
 use anyhow::{Context, Result};
 use camofleet_auth::token::PublicKeys;
-use camofleet_runner::core::{DisplayKind, Plan};
-use camofleet_runner_api::Hot;
+use camofleet_runner::core::{DisplayKind, RunnerConfig};
+use camofleet_runner_api::BrowserCounts;
 use camofleet_runtime::watch::WatchBackoff;
 use clap::ValueEnum;
 use futures::{StreamExt, pin_mut};
@@ -144,11 +144,11 @@ impl Kubelet {
             (None, false) => {
                 let container = pod.spec.containers.first().cloned().unwrap_or_default();
                 let fault = self.runners.fault_of(container.image.as_deref().unwrap_or_default());
-                let (plan, browsers) = (read_plan(&container), Browsers::new(self.launch_time, fault));
+                let (config, browsers) = (read_config(&container), Browsers::new(self.launch_time, fault));
                 let pool = pod.labels().get(POOL_LABEL).map(String::as_str).unwrap_or_default();
                 let attack = self.runners.attack_of(&namespace, pool);
                 let identity = PodIdentity { uid, namespace, name: pod.name_any(), node };
-                let runner = self.runners.start(identity, plan, browsers, keys());
+                let runner = self.runners.start(identity, config, browsers, keys());
                 if let Some(attack) = attack {
                     runner.attack(attack);
                 }
@@ -172,7 +172,7 @@ impl Kubelet {
 }
 
 /// The configuration of a runner, from the arguments and environment of its container.
-fn read_plan(container: &Container) -> Plan {
+fn read_config(container: &Container) -> RunnerConfig {
     let args = container.args.as_deref().unwrap_or_default();
     let number = |name: &str| -> u32 {
         let value = args.iter().find_map(|arg| arg.strip_prefix("--")?.strip_prefix(name)?.strip_prefix('='));
@@ -180,13 +180,13 @@ fn read_plan(container: &Container) -> Plan {
     };
     let smoke_test = container.env.iter().flatten().find(|variable| variable.name == SMOKE_TEST_VARIABLE);
     let slots = number("slots").max(1);
-    Plan {
+    RunnerConfig {
         slots,
-        sessions: number("sessions"),
-        prewarm: Hot { headless: number("prewarm-headless"), headful: number("prewarm-headful") },
+        max_total_sessions: number("sessions"),
+        prewarm: BrowserCounts { headless: number("prewarm-headless"), headful: number("prewarm-headful") },
         smoke_test: smoke_test.and_then(|variable| DisplayKind::from_str(variable.value.as_deref()?, false).ok()),
         // Simulated launches use no CPU, so all slots may launch at once.
-        launches: slots,
+        max_concurrent_launches: slots,
         drain_timeout: Duration::from_secs(number("drain-timeout-seconds").into()),
     }
 }
@@ -257,18 +257,18 @@ mod tests {
         let args =
             ["--slots=4", "--sessions=0", "--prewarm-headless=3", "--prewarm-headful=1", "--drain-timeout-seconds=60"];
         let mut container = Container { args: Some(args.map(str::to_owned).into()), ..Container::default() };
-        let expected = Plan {
+        let expected = RunnerConfig {
             slots: 4,
-            sessions: 0,
-            prewarm: Hot { headless: 3, headful: 1 },
+            max_total_sessions: 0,
+            prewarm: BrowserCounts { headless: 3, headful: 1 },
             smoke_test: None,
-            launches: 4,
+            max_concurrent_launches: 4,
             drain_timeout: Duration::from_secs(60),
         };
-        assert_eq!(read_plan(&container), expected);
+        assert_eq!(read_config(&container), expected);
         let smoke_test =
             EnvVar { name: SMOKE_TEST_VARIABLE.to_owned(), value: Some("headful".to_owned()), ..EnvVar::default() };
         container.env = Some(vec![smoke_test]);
-        assert_eq!(read_plan(&container), Plan { smoke_test: Some(DisplayKind::Headful), ..expected });
+        assert_eq!(read_config(&container), RunnerConfig { smoke_test: Some(DisplayKind::Headful), ..expected });
     }
 }

@@ -3,7 +3,7 @@
 
 use super::browsers::{Browsers, Fault};
 use camofleet_crds::v1alpha1::Engine;
-use camofleet_runner::core::{Action, Effect, Epochs, Event, Machine, Plan, Term};
+use camofleet_runner::core::{Action, Effect, Event, HighestEpoch, RunnerConfig, StateMachine, Term};
 use camofleet_runner_api::{BindRequest, ErrorResponse, RunnerState, Session, SessionPhase, SessionReport};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,10 +17,10 @@ const PLAYWRIGHT_VERSION: &str = "1.62";
 /// A runner process with its own boot ID.
 #[derive(Debug)]
 pub(super) struct Process {
-    plan: Plan,
-    machine: Machine,
+    config: RunnerConfig,
+    machine: StateMachine,
     browsers: Browsers,
-    epochs: Epochs,
+    highest_epoch: HighestEpoch,
     /// The last published state.
     state: RunnerState,
     /// Lifetime of sessions that the simulator ends by their idle timeout, by UID.
@@ -29,15 +29,15 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts a process.
-    pub(super) fn start(plan: Plan, browsers: Browsers, now: Instant) -> Self {
+    pub(super) fn start(config: RunnerConfig, browsers: Browsers, now: Instant) -> Self {
         let state = RunnerState {
             boot_id: Uuid::new_v4().to_string(),
             engine: Some(Engine::Firefox),
             playwright_version: PLAYWRIGHT_VERSION.to_owned(),
             ..RunnerState::default()
         };
-        let (machine, epochs) = (Machine::new(plan), Epochs::default());
-        let mut process = Self { plan, machine, browsers, epochs, state, lifetimes: BTreeMap::new() };
+        let (machine, highest_epoch) = (StateMachine::new(config), HighestEpoch::default());
+        let mut process = Self { config, machine, browsers, highest_epoch, state, lifetimes: BTreeMap::new() };
         process.handle(Event::Tick, now);
         process.publish(now);
         process
@@ -45,7 +45,7 @@ impl Process {
 
     /// Replaces this process by a new one in the same pod, which loses all sessions.
     pub(super) fn restart(&mut self, now: Instant) {
-        *self = Self::start(self.plan, self.browsers.restarted(), now);
+        *self = Self::start(self.config, self.browsers.restarted(), now);
     }
 
     /// The last published state.
@@ -55,7 +55,7 @@ impl Process {
 
     /// Number of slots.
     pub(super) fn slots(&self) -> u32 {
-        self.plan.slots
+        self.config.slots
     }
 
     /// Number of browser launches started.
@@ -65,7 +65,7 @@ impl Process {
 
     /// The term of the leader with this epoch.
     pub(super) fn term(&self, epoch: u64) -> Term {
-        self.epochs.term(epoch)
+        self.highest_epoch.term(epoch)
     }
 
     /// Sets the fault of running and future browsers.
@@ -202,18 +202,18 @@ mod tests {
     use super::*;
     use camofleet_crds::v1alpha1::{Display, StartTier, StartUrlWait};
     use camofleet_runner::core::DisplayKind;
-    use camofleet_runner_api::{EndReason, ErrorReason, Hot};
+    use camofleet_runner_api::{BrowserCounts, EndReason, ErrorReason};
 
     const SECOND: Duration = Duration::from_secs(1);
     const LAUNCH_TIME: Duration = Duration::from_secs(3);
 
-    fn plan() -> Plan {
-        Plan {
+    fn config() -> RunnerConfig {
+        RunnerConfig {
             slots: 2,
-            sessions: 0,
-            prewarm: Hot { headless: 2, headful: 0 },
+            max_total_sessions: 0,
+            prewarm: BrowserCounts { headless: 2, headful: 0 },
             smoke_test: None,
-            launches: 2,
+            max_concurrent_launches: 2,
             drain_timeout: 10 * SECOND,
         }
     }
@@ -230,13 +230,13 @@ mod tests {
         }
     }
 
-    fn cold(plan: Plan, fault: Fault) -> (Process, Instant) {
+    fn cold(config: RunnerConfig, fault: Fault) -> (Process, Instant) {
         let start = Instant::now();
-        (Process::start(plan, Browsers::new(LAUNCH_TIME, fault), start), start)
+        (Process::start(config, Browsers::new(LAUNCH_TIME, fault), start), start)
     }
 
-    fn warm(plan: Plan) -> (Process, Instant) {
-        let (mut process, start) = cold(plan, Fault::None);
+    fn warm(config: RunnerConfig) -> (Process, Instant) {
+        let (mut process, start) = cold(config, Fault::None);
         assert!(!process.state.warm);
         let now = start + LAUNCH_TIME;
         assert!(at(&mut process, now).warm);
@@ -269,20 +269,20 @@ mod tests {
 
     #[test]
     fn binds_hot_browsers_at_once_and_rejects_when_full() {
-        let (mut process, now) = warm(plan());
+        let (mut process, now) = warm(config());
         for uid in ["a", "b"] {
             assert_eq!(process.bind(uid, request(), None, now), Ok(true));
             assert_eq!(phase(&process, uid), Some(SessionPhase::Ready));
         }
         let state = at(&mut process, now);
-        assert_eq!((state.free, state.hot), (0, Hot::default()));
+        assert_eq!((state.free, state.hot), (0, BrowserCounts::default()));
         assert_eq!(process.bind("c", request(), None, now).unwrap_err().reason, ErrorReason::NoFreeSlot);
         assert_eq!(process.bind("a", request(), None, now), Ok(false), "a repeated bind finds the session");
     }
 
     #[test]
     fn a_cold_session_is_ready_when_its_browser_is() {
-        let (mut process, start) = cold(plan(), Fault::None);
+        let (mut process, start) = cold(config(), Fault::None);
         process.bind("a", request(), None, start).unwrap();
         assert_eq!(process.machine.session("a").unwrap().tier, StartTier::Cold);
         assert_eq!(phase(&process, "a"), Some(SessionPhase::Starting));
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn launches_another_hot_browser_when_a_session_has_ended() {
-        let (mut process, now) = warm(plan());
+        let (mut process, now) = warm(config());
         process.bind("a", request(), None, now).unwrap();
         process.end("a", now).unwrap();
         assert_eq!(process.end("a", now).unwrap_err().reason, ErrorReason::UnknownSession);
@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn a_session_ends_after_its_lifetime_and_is_listed_until_acknowledged() {
         for lifetime in [Duration::from_millis(200), SECOND, Duration::from_millis(2500)] {
-            let (mut process, now) = warm(plan());
+            let (mut process, now) = warm(config());
             process.bind("a", request(), Some(lifetime), now).unwrap();
             assert_eq!(process.publish(now), Some(Vec::new()));
             let end = now + lifetime;
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_repeated_bind_keeps_the_lifetime() {
-        let (mut process, now) = warm(plan());
+        let (mut process, now) = warm(config());
         process.bind("a", request(), Some(SECOND), now).unwrap();
         process.publish(now);
         assert_eq!(process.bind("a", request(), None, now + SECOND / 2), Ok(false));
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_touch_extends_the_idle_timeout_but_not_the_maximum_lifetime() {
-        let (mut process, now) = warm(plan());
+        let (mut process, now) = warm(config());
         process.bind("a", BindRequest { max_lifetime_seconds: 400, ..request() }, None, now).unwrap();
         process.touch("a", now + 200 * SECOND).unwrap();
         process.advance(now + 399 * SECOND);
@@ -343,30 +343,35 @@ mod tests {
 
     #[test]
     fn a_spent_runner_binds_no_session_and_launches_no_browser() {
-        let spent = Plan { slots: 1, sessions: 1, prewarm: Hot { headless: 1, headful: 0 }, ..plan() };
+        let spent = RunnerConfig {
+            slots: 1,
+            max_total_sessions: 1,
+            prewarm: BrowserCounts { headless: 1, headful: 0 },
+            ..config()
+        };
         let (mut process, now) = warm(spent);
         process.bind("a", request(), None, now).unwrap();
         process.end("a", now).unwrap();
         let state = at(&mut process, now);
         assert!(state.spent && state.warm);
-        assert_eq!((state.free, state.hot), (0, Hot::default()));
+        assert_eq!((state.free, state.hot), (0, BrowserCounts::default()));
         assert_eq!(process.bind("b", request(), None, now).unwrap_err().reason, ErrorReason::NoFreeSlot);
     }
 
     #[test]
     fn a_session_of_another_kind_displaces_a_hot_browser() {
-        let (mut process, now) = warm(plan());
+        let (mut process, now) = warm(config());
         process.bind("a", BindRequest { display: Display::LiveView, ..request() }, None, now).unwrap();
-        assert_eq!(at(&mut process, now).hot, Hot { headless: 1, headful: 0 });
+        assert_eq!(at(&mut process, now).hot, BrowserCounts { headless: 1, headful: 0 });
     }
 
     #[test]
     fn a_draining_runner_keeps_its_sessions_until_the_deadline() {
-        let (mut process, now) = warm(plan());
+        let (mut process, now) = warm(config());
         process.bind("a", request(), None, now).unwrap();
         process.drain(now);
         assert!(!process.is_finished(now));
-        assert_eq!(at(&mut process, now).hot, Hot::default());
+        assert_eq!(at(&mut process, now).hot, BrowserCounts::default());
         assert_eq!(process.bind("b", request(), None, now).unwrap_err().reason, ErrorReason::Draining);
         assert_eq!(process.next_deadline(now), Some(now + 10 * SECOND));
         process.advance(now + 10 * SECOND);
@@ -380,7 +385,7 @@ mod tests {
     #[test]
     fn without_a_launch_time_browsers_are_hot_at_once() {
         let now = Instant::now();
-        let mut process = Process::start(plan(), Browsers::new(Duration::ZERO, Fault::None), now);
+        let mut process = Process::start(config(), Browsers::new(Duration::ZERO, Fault::None), now);
         for uid in ["a", "b"] {
             process.bind(uid, request(), None, now).unwrap();
             process.end(uid, now).unwrap();
@@ -390,7 +395,7 @@ mod tests {
 
     #[test]
     fn a_crash_ends_a_session_and_a_restart_loses_all() {
-        let (mut process, now) = warm(plan());
+        let (mut process, now) = warm(config());
         process.bind("a", request(), None, now).unwrap();
         process.crash("a", now).unwrap();
         assert_eq!(end_reason(&process, "a"), Some(EndReason::BrowserCrashed));
@@ -402,7 +407,7 @@ mod tests {
     #[test]
     fn a_canary_is_not_warm_before_a_browser_loads_a_page() {
         let (mut process, start) =
-            cold(Plan { smoke_test: Some(DisplayKind::Headful), ..plan() }, Fault::PageLoadFails);
+            cold(RunnerConfig { smoke_test: Some(DisplayKind::Headful), ..config() }, Fault::PageLoadFails);
         let now = start + 60 * SECOND;
         let state = advance_until(&mut process, start, now);
         assert!(
@@ -415,11 +420,15 @@ mod tests {
 
     #[test]
     fn a_hot_browser_that_hangs_is_not_handed_out_and_is_replaced() {
-        let (mut process, now) = warm(plan());
+        let (mut process, now) = warm(config());
         process.set_fault(Fault::Hangs);
         assert_eq!(advance_until(&mut process, now, now + 10 * SECOND).hot.headless, 2);
         let state = advance_until(&mut process, now + 10 * SECOND, now + 11 * SECOND);
-        assert_eq!((state.hot, state.warm), (Hot::default(), false), "two pings of each browser are unanswered");
+        assert_eq!(
+            (state.hot, state.warm),
+            (BrowserCounts::default(), false),
+            "two pings of each browser are unanswered"
+        );
         advance_until(&mut process, now + 11 * SECOND, now + 21 * SECOND);
         process.set_fault(Fault::None);
         let state = advance_until(&mut process, now + 21 * SECOND, now + 21 * SECOND + LAUNCH_TIME);
@@ -428,18 +437,18 @@ mod tests {
 
     #[test]
     fn a_session_whose_launch_hangs_fails() {
-        let (mut process, start) = cold(plan(), Fault::LaunchHangs);
+        let (mut process, start) = cold(config(), Fault::LaunchHangs);
         process.bind("a", request(), None, start).unwrap();
-        advance_until(&mut process, start, start + 74 * SECOND);
+        advance_until(&mut process, start, start + 89 * SECOND);
         assert_eq!(phase(&process, "a"), Some(SessionPhase::Starting));
-        advance_until(&mut process, start + 74 * SECOND, start + 75 * SECOND);
+        advance_until(&mut process, start + 89 * SECOND, start + 90 * SECOND);
         assert_eq!(end_reason(&process, "a"), Some(EndReason::LaunchFailed));
         assert_eq!(process.state().free, 2);
     }
 
     #[test]
     fn a_session_whose_browser_hangs_ends_when_it_is_idle() {
-        let (mut process, now) = warm(plan());
+        let (mut process, now) = warm(config());
         process.bind("a", request(), None, now).unwrap();
         process.set_fault(Fault::Hangs);
         advance_until(&mut process, now, now + 299 * SECOND);

@@ -7,7 +7,7 @@ use super::{
     process::Process,
 };
 use camofleet_auth::token::{Caller, PublicKeys};
-use camofleet_runner::core::{Plan, Term};
+use camofleet_runner::core::{RunnerConfig, Term};
 use camofleet_runner_api::{
     BindRequest, BindResponse, ErrorReason, ErrorResponse, RunnerState, Session, SessionReport, TRACEPARENT,
 };
@@ -102,7 +102,7 @@ impl Runner {
     pub(super) fn new(
         pod: PodIdentity,
         address: IpAddr,
-        plan: Plan,
+        config: RunnerConfig,
         browsers: Browsers,
         keys: PublicKeys,
         shared: Arc<SharedState>,
@@ -110,7 +110,7 @@ impl Runner {
         Self {
             pod,
             address,
-            process: Mutex::new(Process::start(plan, browsers, Instant::now())),
+            process: Mutex::new(Process::start(config, browsers, Instant::now())),
             changed: watch::Sender::new(0),
             timer: Notify::new(),
             keys: Mutex::new(keys),

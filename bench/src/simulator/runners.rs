@@ -8,7 +8,7 @@ use super::{
 };
 use crate::network::listen;
 use camofleet_auth::token::PublicKeys;
-use camofleet_runner::core::Plan;
+use camofleet_runner::core::RunnerConfig;
 use camofleet_runner_api::PORT;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -93,10 +93,16 @@ impl Runners {
     }
 
     /// Starts a runner. Must be called on the simulator's runtime.
-    pub(super) fn start(&self, pod: PodIdentity, plan: Plan, browsers: Browsers, keys: PublicKeys) -> Arc<Runner> {
+    pub(super) fn start(
+        &self,
+        pod: PodIdentity,
+        config: RunnerConfig,
+        browsers: Browsers,
+        keys: PublicKeys,
+    ) -> Arc<Runner> {
         let mut state = lock(&self.state);
         let (address, listener) = state.listen_on_next_address(self.octet);
-        let runner = Arc::new(Runner::new(pod, address, plan, browsers, keys, Arc::clone(&self.shared)));
+        let runner = Arc::new(Runner::new(pod, address, config, browsers, keys, Arc::clone(&self.shared)));
         state.by_pod.insert(runner.pod.uid.clone(), Arc::clone(&runner));
         tokio::spawn(http::serve(listener, Arc::clone(&runner)));
         runner

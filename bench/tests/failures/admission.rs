@@ -5,7 +5,7 @@ use crate::{
     fixture::{FLEET, POOL, claim, start_leader, wait_until, with_fleet},
 };
 use anyhow::{Context, Result, ensure};
-use camofleet_bench::harness::{Harness, long_lived_pool, session_spec};
+use camofleet_bench::harness::{Harness, pool_of_reused_runners, session_spec};
 use camofleet_crds::v1alpha1::{BrowserSession, SessionState, WorkerPool};
 use k8s_openapi::api::core::v1::{Binding, Pod};
 use kube::{
@@ -93,7 +93,7 @@ fn only_the_operator_may_create_runner_pods_and_set_their_keys() {
 
         // The operator, the scheduler and the nodes are not rejected.
         let _operator = start_leader(harness, "a").await?;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(2, 1)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(2, 1)).await?;
         claim(harness, "claim", 2).await?;
         let runners = pods.list(&ListParams::default().labels("app.kubernetes.io/name=camofleet-runner")).await?.items;
         ensure!(runners.len() == 2, "{} runners instead of 2", runners.len());
@@ -206,7 +206,7 @@ fn metadata_is_bounded_and_existing_larger_objects_keep_working() {
         // An object of each kind exceeds the bounds before the policy is installed.
         let large = |bytes, count| json!({ "annotations": annotations(bytes), "labels": labels(count) });
         let (sessions, pools) = (harness.api::<BrowserSession>(FLEET), harness.api::<WorkerPool>(FLEET));
-        harness.create_pool(FLEET, POOL, long_lived_pool(1, 2)).await?;
+        harness.create_pool(FLEET, POOL, pool_of_reused_runners(1, 2)).await?;
         merge(&pools, POOL, &large(200_000, 40)).await?;
         sessions.create(&PostParams::default(), &BrowserSession::new("large", session_spec(POOL))).await?;
         merge(&sessions, "large", &large(200_000, 40)).await?;
@@ -222,7 +222,7 @@ fn metadata_is_bounded_and_existing_larger_objects_keep_working() {
         .await
         .context("sessions")?;
         assert_metadata_bounds::<WorkerPool>(&mallory, POOL, json!({ "replicas": 2 }), 65536, || {
-            WorkerPool::new("new", long_lived_pool(0, 1))
+            WorkerPool::new("new", pool_of_reused_runners(0, 1))
         })
         .await
         .context("pools")?;

@@ -4,7 +4,7 @@ use crate::fixture::{
     FLEET, POOL, TIMEOUT, assert_invariants_except, ensure_all_ready, start_claims, wait_until, with_fleet,
 };
 use anyhow::{Context, ensure};
-use camofleet_bench::{arrivals::Arrivals, harness::long_lived_pool, proxy::Fault, sessions::ObservedSession};
+use camofleet_bench::{arrivals::Arrivals, harness::pool_of_reused_runners, proxy::Fault, sessions::ObservedSession};
 use camofleet_crds::conditions::session::BROWSER_CRASHED;
 
 /// Share of writes that fail.
@@ -28,7 +28,7 @@ fn no_session_is_lost_when_writes_fail_and_watches_are_closed() {
             anyhow::Ok(())
         };
         let living = async {
-            harness.create_hot_pool(FLEET, POOL, long_lived_pool(20, 4)).await?;
+            harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(20, 4)).await?;
             ensure_all_ready(&start_claims(harness, "claim", 60, Arrivals::Poisson { rate: 20.0 }).await?)?;
             let client = harness.session_client();
             for index in 0..20 {

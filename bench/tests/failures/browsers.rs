@@ -6,7 +6,7 @@ use crate::fixture::{
 };
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
-    harness::{Harness, long_lived_pool},
+    harness::{Harness, pool_of_reused_runners},
     sessions::ObservedSession,
     simulator::{Fault, Runner},
 };
@@ -35,7 +35,7 @@ fn a_rollout_stops_at_a_canary_that_cannot_load_a_page() {
         harness.simulator.set_fault(BROKEN, Fault::PageLoadFails);
         // One slot per runner: with more, other browsers are hot during the smoke test, and the operator reports no
         // failure while one is hot.
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(4, 1)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(4, 1)).await?;
         claim(harness, "before", 2).await?;
         let former = current_revision(&status(harness).await?)?;
 
@@ -78,7 +78,7 @@ fn a_rollout_stops_at_a_canary_that_cannot_load_a_page() {
 fn hung_hot_browsers_are_replaced_and_a_session_whose_launch_hangs_fails() {
     with_fleet("hung", async |harness| {
         let _operator = start_leader(harness, "a").await?;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(1, 3)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(1, 3)).await?;
         claim(harness, "early", 1).await?;
         let runner = harness.simulator.runners().pop().context("the pool has no runner")?;
         runner.set_fault(Fault::Hangs);

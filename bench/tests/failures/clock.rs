@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
     arrivals::Arrivals,
     control_plane::User,
-    harness::{Harness, long_lived_pool},
+    harness::{Harness, pool_of_reused_runners},
 };
 use camofleet_crds::{conditions::session::BROWSER_CRASHED, v1alpha1::BrowserSessionSpec};
 use kube::ResourceExt;
@@ -45,7 +45,7 @@ async fn assert_survives_clock_change(harness: &mut Harness, offset: &str) -> Re
     let env = env.map(|(name, value)| (name.to_owned(), value)).to_vec();
     let mut operator = harness.start_operator_with("a", harness.control_plane.kubeconfig(User::Operator), env)?;
     operator.wait_until_leading().await?;
-    harness.create_hot_pool(FLEET, POOL, long_lived_pool(5, 4)).await?;
+    harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(5, 4)).await?;
     claim(harness, "running", 20).await?;
     // These sessions are queued, because every slot is taken. Their queue timeout is the default, 300 s.
     for index in 0..5 {

@@ -9,7 +9,7 @@ use camofleet_bench::{
     arrivals::Arrivals,
     control_plane::ControlPlane,
     daemon::Daemon,
-    harness::{Harness, long_lived_pool},
+    harness::{Harness, pool_of_reused_runners},
 };
 use camofleet_crds::conditions::session::BROWSER_CRASHED;
 use std::collections::BTreeSet;
@@ -30,7 +30,7 @@ fn no_session_is_lost_when_etcd_is_killed_and_restarted() {
 fn no_session_is_lost_when_the_api_server_freezes_until_the_leader_steps_down() {
     with_fleet("api-server-stopped", async |harness| {
         let operator = start_leader(harness, "a").await?;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(30, 4)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(30, 4)).await?;
         claim(harness, "early", 30).await?;
         let meanwhile = start_claims(harness, "meanwhile", 40, Arrivals::Burst);
         harness.control_plane.api_server.pause()?;
@@ -54,7 +54,7 @@ fn a_watch_with_an_expired_resource_version_lists_again_and_misses_nothing() {
         let (proxy, kubeconfig) = harness.start_proxy("proxy").await?;
         let mut operator = harness.start_operator_with("a", kubeconfig, Vec::new())?;
         operator.wait_until_leading().await?;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(10, 4)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(10, 4)).await?;
         claim(harness, "early", 20).await?;
         proxy.partition();
         let meanwhile = tokio::spawn(start_claims(harness, "meanwhile", 20, Arrivals::Burst));
@@ -82,7 +82,7 @@ async fn assert_survives_restart(
     which: impl Fn(&mut ControlPlane) -> &mut Daemon,
 ) -> Result<()> {
     let _operator = start_leader(harness, "a").await?;
-    harness.create_hot_pool(FLEET, POOL, long_lived_pool(30, 4)).await?;
+    harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(30, 4)).await?;
     claim(harness, "early", 30).await?;
     let bound = harness.simulator.binding_log().count() + 10;
     let meanwhile = tokio::spawn(start_claims(harness, "meanwhile", 40, Arrivals::Poisson { rate: 45.0 }));

@@ -6,7 +6,7 @@ use crate::fixture::{FLEET, POOL, TIMEOUT, claim, wait_until, with_fleet, with_n
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
     attacker::{self as hostile, FakeRunner, GATED, LARGE_SESSIONS, TargetPool, hostile_pool, large_session},
-    harness::{Harness, long_lived_pool, session_spec},
+    harness::{Harness, pool_of_reused_runners, session_spec},
     operator::Operator,
     proxy::Proxy,
     simulator::{Attack, Nodes, Runner},
@@ -50,7 +50,7 @@ impl<'a> AttackedFleet<'a> {
         let (proxy, kubeconfig) = harness.start_proxy("proxy").await?;
         let mut operator = harness.start_operator_with("a", kubeconfig, Vec::new())?;
         operator.wait_until_leading().await?;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(RUNNERS, SLOTS)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(RUNNERS, SLOTS)).await?;
         let pid = operator.daemon.pid()?;
         Ok(Self { harness, proxy, operator, pid, rounds: 0 })
     }
@@ -68,7 +68,7 @@ impl<'a> AttackedFleet<'a> {
     }
 
     /// Waits until each runner of the attack has received `calls` calls or sent `states` states.
-    async fn until_attacked(&self, attack: Attack, calls: usize, states: usize) -> Result<()> {
+    async fn wait_for_attack(&self, attack: Attack, calls: usize, states: usize) -> Result<()> {
         let has_attacked = |runner: &Arc<Runner>| runner.calls() >= calls || runner.hostile_states() >= states;
         wait_until(&format!("the operator is attacked by {}", attack.name()), async || {
             let runners = self.runners(attack);
@@ -126,7 +126,7 @@ fn a_new_leader_does_not_wait_for_runners_that_never_finish_a_response() {
         let mut fleet = AttackedFleet::begin(harness).await?;
         for attack in [Attack::DrippingRejection, Attack::DrippingState] {
             fleet.attack(attack).await?;
-            fleet.until_attacked(attack, 1, 1).await?;
+            fleet.wait_for_attack(attack, 1, 1).await?;
         }
         fleet.assert_serves().await?;
         fleet.restart().await?;
@@ -140,7 +140,7 @@ fn endless_response_bodies_are_not_buffered() {
     with_fleet("hostile-bodies", async |harness| {
         let mut fleet = AttackedFleet::begin(harness).await?;
         fleet.attack(Attack::HugeRejection).await?;
-        fleet.until_attacked(Attack::HugeRejection, 3, 1).await?;
+        fleet.wait_for_attack(Attack::HugeRejection, 3, 1).await?;
         fleet.assert_serves().await?;
 
         fleet.attack(Attack::EndlessAnswer).await?;
@@ -163,7 +163,7 @@ fn a_flood_of_runner_states_does_not_delay_other_pools() {
         for attack in [Attack::HeavyStates, Attack::ManyStates] {
             fleet.attack(attack).await?;
             // The operator reopens a stream that it has closed, or reads many states from one that it keeps open.
-            fleet.until_attacked(attack, 4, 400).await?;
+            fleet.wait_for_attack(attack, 4, 400).await?;
             fleet.assert_serves().await?;
         }
         // A changed state must not cause a write by itself.
@@ -182,7 +182,7 @@ fn sessions_that_do_not_exist_are_looked_up_once_each() {
         let attacks = [Attack::OrphansInSlots, Attack::BadNames, Attack::Orphans];
         for attack in attacks {
             fleet.attack(attack).await?;
-            fleet.until_attacked(attack, 1, 1).await?;
+            fleet.wait_for_attack(attack, 1, 1).await?;
         }
         fleet.wait_for_renewals(RENEWALS).await?;
         fleet.assert_serves().await?;
@@ -218,7 +218,7 @@ fn redirects_are_not_followed() {
     with_fleet("hostile-redirect", async |harness| {
         let mut fleet = AttackedFleet::begin(harness).await?;
         fleet.attack(Attack::Redirect).await?;
-        fleet.until_attacked(Attack::Redirect, 3, 1).await?;
+        fleet.wait_for_attack(Attack::Redirect, 3, 1).await?;
         fleet.assert_serves().await?;
         let redirected_connections = harness.simulator.redirected_connections();
         ensure!(redirected_connections == 0, "the operator followed {redirected_connections} redirects");
@@ -231,7 +231,7 @@ fn numbers_that_a_runner_reports_are_clamped_to_its_slots() {
     with_fleet("hostile-numbers", async |harness| {
         let mut fleet = AttackedFleet::begin(harness).await?;
         fleet.attack(Attack::HugeNumbers).await?;
-        fleet.until_attacked(Attack::HugeNumbers, 2, 1).await?;
+        fleet.wait_for_attack(Attack::HugeNumbers, 2, 1).await?;
         let pools = harness.api::<WorkerPool>(HOSTILE);
         let spec = pools.get(Attack::HugeNumbers.name()).await?.spec;
         let slots = spec.fixed_replicas() * spec.slots_per_runner;
@@ -303,7 +303,7 @@ fn a_pool_that_never_becomes_warm_does_not_block_launches_of_other_pools() {
             Ok(fleet.runners(Attack::NeverWarm).len() >= FEW_CPUS.cpus * FEW_CPUS.count)
         })
         .await?;
-        harness.create_hot_pool(FLEET, "late", long_lived_pool(RUNNERS, 1)).await?;
+        harness.create_hot_pool(FLEET, "late", pool_of_reused_runners(RUNNERS, 1)).await?;
         fleet.assert_serves().await?;
         fleet.assert_healthy()
     });

@@ -8,7 +8,7 @@ use camofleet_auth::{
 };
 use camofleet_bench::{
     control_plane::User,
-    harness::{Harness, long_lived_pool},
+    harness::{Harness, pool_of_reused_runners},
     operator::NAMESPACE,
 };
 use k8s_openapi::{
@@ -47,7 +47,7 @@ fn deleted_or_altered_public_keys_are_restored_and_runners_keep_theirs() {
             .create(&PostParams::default(), &serde_json::from_value(config_map)?)
             .await?;
         let mut operator = start_leader(harness, "a").await?;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(2, 4)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(2, 4)).await?;
         let trusted = trusted(harness).await?;
         let of_gateway = vec![key.clone()];
         ensure!(trusted.0[&Issuer::Gateway] == of_gateway && trusted.0[&Issuer::Operator].len() == 1, "{trusted:?}");

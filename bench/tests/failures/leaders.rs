@@ -6,7 +6,7 @@ use crate::fixture::{
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
     arrivals::Arrivals,
-    harness::{Harness, long_lived_pool},
+    harness::{Harness, pool_of_reused_runners},
     operator::{NAMESPACE, Operator, wait_for_leader},
 };
 use k8s_openapi::api::coordination::v1::Lease;
@@ -22,7 +22,7 @@ fn no_session_is_lost_when_the_leader_is_killed() {
     with_fleet("killed", async |harness| {
         let mut operators = vec![harness.start_operator("a")?, harness.start_operator("b")?];
         wait_for_leader(&mut operators).await?;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(30, 4)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(30, 4)).await?;
         let mut random = SmallRng::seed_from_u64(1);
         for kill in 0..3 {
             let claims = start_claims(harness, &format!("claim-{kill}"), 40, Arrivals::Poisson { rate: RATE });
@@ -53,7 +53,7 @@ fn no_session_is_lost_when_the_leader_is_partitioned_for_two_minutes() {
         let mut first = harness.start_operator_with("a", kubeconfig, Vec::new())?;
         first.wait_until_leading().await?;
         let second = harness.start_operator("b")?;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(30, 4)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(30, 4)).await?;
         let partition = |_: &mut Operator, begins: bool| {
             if begins {
                 proxy.partition();
@@ -71,7 +71,7 @@ fn no_session_is_lost_when_the_leader_is_paused_and_resumed() {
     with_fleet("stopped", async |harness| {
         let first = start_leader(harness, "a").await?;
         let second = harness.start_operator("b")?;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(30, 4)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(30, 4)).await?;
         let stop = |first: &mut Operator, begins: bool| {
             if begins { first.daemon.pause() } else { first.daemon.resume() }
         };
@@ -128,7 +128,7 @@ async fn assert_failover(
 fn exactly_one_of_three_operators_that_start_together_leads() {
     with_fleet("at-once", async |harness| {
         // The pool and the claims are work for the first leader.
-        harness.create_pool(FLEET, POOL, long_lived_pool(20, 4)).await?;
+        harness.create_pool(FLEET, POOL, pool_of_reused_runners(20, 4)).await?;
         let waiting = start_claims(harness, "waiting", 60, Arrivals::Burst);
         let mut operators = Vec::new();
         for identity in ["a", "b", "c"] {

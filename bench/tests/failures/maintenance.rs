@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use camofleet_bench::{
     arrivals::Arrivals,
     control_plane::User,
-    harness::{Harness, long_lived_pool},
+    harness::{Harness, pool_of_reused_runners},
     operator::RUNNER_IMAGE,
     sessions::ObservedSession,
 };
@@ -34,7 +34,7 @@ fn no_session_of_500_ends_by_scaling_rollout_cordon_or_pool_deletion() {
         let _operator = start_leader(harness, "a").await?;
         for pool in POOLS {
             let rollout: Rollout = serde_json::from_value(json!({ "drainTimeoutSeconds": 3600 }))?;
-            harness.create_pool(FLEET, pool, WorkerPoolSpec { rollout, ..long_lived_pool(RUNNERS, 4) }).await?;
+            harness.create_pool(FLEET, pool, WorkerPoolSpec { rollout, ..pool_of_reused_runners(RUNNERS, 4) }).await?;
         }
         let sessions = POOLS.iter().flat_map(|pool| {
             (0..SESSIONS).map(move |index| {
@@ -95,7 +95,7 @@ fn no_session_ends_when_a_new_operator_version_takes_over() {
         let harness = &*harness;
         let mut former = start_leader(harness, "a").await?;
         let rollout: Rollout = serde_json::from_value(json!({ "drainTimeoutSeconds": 3600 }))?;
-        harness.create_hot_pool(FLEET, POOL, WorkerPoolSpec { rollout, ..long_lived_pool(15, 4) }).await?;
+        harness.create_hot_pool(FLEET, POOL, WorkerPoolSpec { rollout, ..pool_of_reused_runners(15, 4) }).await?;
         claim(harness, "before", 30).await?;
         let pools = harness.api::<WorkerPool>(FLEET);
         let before = pools.get(POOL).await?.status.unwrap_or_default().revision;

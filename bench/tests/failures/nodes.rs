@@ -3,7 +3,7 @@
 use crate::fixture::{FLEET, POOL, TIMEOUT, assert_invariants_except, claim, start_leader, wait_until, with_fleet};
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
-    harness::{Harness, long_lived_pool},
+    harness::{Harness, pool_of_reused_runners},
     simulator::Runner,
 };
 use camofleet_crds::conditions::session::RUNNER_LOST;
@@ -19,7 +19,7 @@ use std::{collections::BTreeSet, sync::Arc};
 fn runners_on_dead_nodes_are_replaced_and_only_their_sessions_are_lost() {
     with_fleet("nodes", async |harness| {
         let _operator = start_leader(harness, "a").await?;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(12, 4)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(12, 4)).await?;
         claim(harness, "early", 40).await?;
         let busy: BTreeSet<String> = harness
             .simulator

@@ -7,7 +7,7 @@ use crate::fixture::{
 use anyhow::{Context, Result, bail, ensure};
 use camofleet_bench::{
     arrivals::Arrivals,
-    harness::{Harness, long_lived_pool},
+    harness::{Harness, pool_of_reused_runners},
 };
 use camofleet_crds::{
     conditions,
@@ -32,7 +32,7 @@ const SESSIONS: usize = 2000;
 fn no_runner_keeps_a_session_after_2000_are_deleted_at_once() {
     with_fleet("mass-deletion", async |harness| {
         let _operator = start_leader(harness, "a").await?;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(SESSIONS.div_ceil(32), 32)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(SESSIONS.div_ceil(32), 32)).await?;
         ensure_all_ready(&start_claims(harness, "claim", SESSIONS, Arrivals::Burst).await?)?;
         for index in 0..SESSIONS {
             harness.sessions.mark_deleted_by_user(FLEET, &format!("claim-{index}"));
@@ -59,10 +59,10 @@ fn a_namespace_with_live_sessions_can_be_deleted_and_leaves_no_runner() {
         // The namespace controller waits for pods and retries after half of their grace period, so a short drain
         // timeout suffices.
         let rollout: Rollout = serde_json::from_value(json!({ "drainTimeoutSeconds": 5 }))?;
-        harness.create_hot_pool("both", POOL, WorkerPoolSpec { rollout, ..long_lived_pool(5, 4) }).await?;
+        harness.create_hot_pool("both", POOL, WorkerPoolSpec { rollout, ..pool_of_reused_runners(5, 4) }).await?;
         let shared = WorkerPoolSpec {
             allowed_namespaces: AllowedNamespaces { from: NamespacesFrom::All, selector: None },
-            ..long_lived_pool(30, 1)
+            ..pool_of_reused_runners(30, 1)
         };
         harness.create_hot_pool("camo-fleet", POOL, shared).await?;
         let at = |namespace: &str| BrowserSessionSpec {
@@ -108,7 +108,7 @@ fn objects_that_do_not_parse_do_not_stop_others() {
         create_dynamic(harness, &session_kind, "unparsable-early", json!({ "display": "Hologram" })).await?;
         create_dynamic(harness, &pool_kind, "unparsable-pool", json!({ "slotsPerRunner": "many" })).await?;
         let mut operator = start_leader(harness, "a").await?;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(5, 4)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(5, 4)).await?;
         claim(harness, "early", 8).await?;
         create_dynamic(harness, &session_kind, "unparsable-late", json!({ "engine": 7 })).await?;
         claim(harness, "late", 8).await?;
@@ -191,7 +191,7 @@ fn oversized_pools_are_rejected_and_one_from_before_the_bounds_can_be_deleted() 
         // Created as a dynamic object, because `WorkerPool` drops an oversized template when it is deserialized.
         let annotations = json!({ "metadata": { "annotations": map(5, &text(8000)) } });
         create_dynamic(harness, &pool_kind, "large", json!({ "replicas": 1, "template": annotations })).await?;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(1, 4)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(1, 4)).await?;
         claim(harness, "served", 4).await?;
         for name in ["large", "of-before"] {
             wait_until("the pool is rejected", async || {

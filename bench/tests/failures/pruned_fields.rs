@@ -5,7 +5,7 @@ use crate::fixture::{
 };
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
-    harness::{Harness, long_lived_pool},
+    harness::{Harness, pool_of_reused_runners},
     operator::NAMESPACE,
 };
 use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool, WorkerPoolSpec};
@@ -37,7 +37,7 @@ fn outdated_crds_do_not_cause_endless_writes_and_sessions_are_served() {
         }
         wait_until_pruned(harness).await?;
         let operator = start_leader(harness, "a").await?;
-        harness.create_hot_pool(FLEET, POOL, long_lived_pool(2, 4)).await?;
+        harness.create_hot_pool(FLEET, POOL, pool_of_reused_runners(2, 4)).await?;
         claim(harness, "served", 4).await?;
         for index in 0..UNCHANGED {
             harness.session_client().create(FLEET, &format!("waits-{index}"), retained_session_spec("nowhere")).await?;
@@ -105,7 +105,7 @@ async fn wait_for_renewals(harness: &Harness) -> Result<()> {
     .await
 }
 
-/// Removes a status field from the schema of a CRD. Returns the former versions. before.
+/// Removes a status field from the schema of a CRD. Returns the versions of the schema from before the change.
 async fn drop_field(harness: &Harness, name: &str, field: &str) -> Result<Value> {
     let crd = Api::<CustomResourceDefinition>::all(harness.client.clone()).get(name).await?;
     let former = serde_json::to_value(&crd.spec.versions)?;

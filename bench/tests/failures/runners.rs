@@ -5,7 +5,7 @@ use crate::fixture::{
 };
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
-    harness::{Harness, long_lived_pool},
+    harness::{Harness, pool_of_reused_runners},
     simulator::{Behaviour, Runner},
 };
 use camofleet_crds::{
@@ -124,7 +124,7 @@ async fn reports_extra_sessions(harness: &Harness) -> Result<()> {
 /// Creates a pool with sessions, and returns its runner with the most sessions.
 async fn start_pool(harness: &Harness, namespace: &str) -> Result<Arc<Runner>> {
     harness.create_namespace(namespace).await?;
-    harness.create_hot_pool(namespace, POOL, long_lived_pool(4, 4)).await?;
+    harness.create_hot_pool(namespace, POOL, pool_of_reused_runners(4, 4)).await?;
     claim_in(harness, namespace, "early", EARLY).await?;
     let runners = harness.simulator.runners().into_iter().filter(|runner| runner.pod.namespace == namespace);
     runners.max_by_key(|runner| runner.sessions().len()).context("the pool has no runners")

@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::{Context, Result, ensure};
 use camofleet_bench::{
-    harness::{Harness, ignore_not_found, long_lived_pool},
+    harness::{Harness, ignore_not_found, pool_of_reused_runners},
     operator::NAMESPACE,
 };
 use camofleet_crds::{
@@ -60,7 +60,7 @@ async fn copy(harness: &Harness, of: &WorkerPool, name: &str) -> Result<()> {
 }
 
 /// Applies a pool as the previous version of the chart did: without a record of the release.
-async fn apply_as_former_chart(harness: &Harness, name: &str) -> Result<()> {
+async fn apply_as_previous_chart(harness: &Harness, name: &str) -> Result<()> {
     let pool = json!({
         "apiVersion": "camofleet.dev/v1alpha1", "kind": "WorkerPool",
         "metadata": { "name": name, "labels": {
@@ -84,11 +84,11 @@ fn an_uninstall_deletes_only_the_pools_that_the_release_created() {
         // Pools that exist before: two of the previous chart, a copy of one of them, a user's pool with the name of one
         // in the values, and another team's pool.
         for name in ["former", "removed"] {
-            apply_as_former_chart(harness, name).await?;
+            apply_as_previous_chart(harness, name).await?;
         }
         copy(harness, &pools.get("former").await?, "copy-of-former").await?;
-        harness.create_pool(NAMESPACE, "found", long_lived_pool(0, 1)).await?;
-        harness.create_hot_pool(FLEET, "theirs", long_lived_pool(1, 1)).await?;
+        harness.create_pool(NAMESPACE, "found", pool_of_reused_runners(0, 1)).await?;
+        harness.create_hot_pool(FLEET, "theirs", pool_of_reused_runners(1, 1)).await?;
         chart.run_job(harness, APPLY).await?;
         let names = |present: Vec<(String, String)>| present.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         let expected = ["again", "copy-of-former", "former", "found", "headless", "live"];
@@ -102,8 +102,8 @@ fn an_uninstall_deletes_only_the_pools_that_the_release_created() {
         wait_until("the pool is gone", async || Ok(pools.get_opt("again").await?.is_none())).await?;
         copy(harness, &again, "again").await?;
         // A rollback to the previous chart, which writes no record, and an upgrade whose values lack a pool.
-        apply_as_former_chart(harness, "live").await?;
-        apply_as_former_chart(harness, "found").await?;
+        apply_as_previous_chart(harness, "live").await?;
+        apply_as_previous_chart(harness, "found").await?;
         let upgraded = Chart::render(harness, &[&VALUES[..], &["pools.former=null"]].concat()).await?;
         upgraded.run_job(harness, APPLY).await?;
         let kept = present(harness).await?;
@@ -197,7 +197,7 @@ fn deleting_the_release_namespace_leaves_no_pool_stuck_in_deletion() {
         let on_node = |node: &str, drain: i64| -> Result<WorkerPoolSpec> {
             let rollout: Rollout = serde_json::from_value(json!({ "drainTimeoutSeconds": drain }))?;
             let template = serde_json::from_value(json!({ "nodeSelector": { "kubernetes.io/hostname": node } }))?;
-            Ok(WorkerPoolSpec { rollout, template, ..long_lived_pool(1, 1) })
+            Ok(WorkerPoolSpec { rollout, template, ..pool_of_reused_runners(1, 1) })
         };
         let (dead, alive) = ("simulated-0", "simulated-1");
         harness.create_hot_pool(NAMESPACE, "headless", on_node(alive, 5)?).await?;

@@ -102,8 +102,9 @@ async fn private_key(client: &Client, namespace: &str, issuer: Issuer) -> Result
     key.map(|bytes| bytes.0).ok_or(KeyStoreError::NoKey { secret: name })
 }
 
-/// Keeps the public keys of an issuer published in its Secret, and for one version also in the ConfigMap. Every replica
-/// of the issuer does this. They agree on the content because each adds only its own key and the current one.
+/// Keeps the public keys of an issuer published in its Secret, and for one version also in the ConfigMap. The *current*
+/// key is that of the stored private key, and a process's *own* key the one that it loaded at its start. Every replica
+/// of the issuer publishes. They agree on the content because each adds only its own key and the current one.
 #[derive(Debug)]
 pub struct Publication {
     secrets: Api<Secret>,

@@ -2,8 +2,9 @@
 //!
 //! Every call to a runner carries a token whose audience is the UID of the runner's pod. A runner pod runs once
 //! (`restartPolicy: Never`), so a token for one run is invalid for any other. There are two issuers. The operator's
-//! token has its epoch, by which the runner fences off former leaders. The gateway's *hop token* is for one connection
-//! to one session with one scope.
+//! token has its epoch, by which the runner fences off former leaders. The gateway's *hop token* is for connections to
+//! one session with one scope. The gateway signs one for each connection, but the runner does not remember it, so it
+//! opens any number of connections within its lifetime unless it has the id of a single-use token.
 //!
 //! The gateway also signs *session tokens* for users ([`SessionToken`]) and *logins* for browsers ([`Login`]). Their
 //! audiences differ from those of runner calls, so runners reject them and users cannot bypass the gateway.
@@ -60,7 +61,8 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Value of the claim `role`, which holds the scope.
+    /// The serialized name. In a token, the claim `role` holds the scope, which is unrelated to the role of a static
+    /// token.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
@@ -180,8 +182,8 @@ impl Signer {
         self.sign(Claims { epoch: Some(epoch), ..self.claims(pod_uid, unix_seconds(at + OPERATOR_TOKEN_TTL)) })
     }
 
-    /// Signs a token for one connection to a session on the runner in this pod. `single_use_id` is the id of the user's
-    /// token, if that token is valid for one connection only.
+    /// Signs a token for connections to a session on the runner in this pod, within [`HOP_TOKEN_TTL`]. `single_use_id`
+    /// is the id of the user's token, if that token is valid for one connection only. The runner then accepts it once.
     pub fn hop_token(&self, pod_uid: &str, session_uid: &str, scope: Scope, single_use_id: Option<&str>) -> String {
         self.sign(Claims {
             sub: Some(session_uid.to_owned()),

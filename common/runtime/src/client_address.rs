@@ -26,7 +26,8 @@ impl TrustedProxies {
     /// Client address of a request that arrived with these headers on a connection from `peer`: the address of the
     /// peer, or, if the peer is a trusted proxy, the last address in `X-Forwarded-For` that is not a trusted proxy's.
     /// Each proxy appends the address that it saw, so the list is read from the end. The client can forge everything
-    /// before the first untrusted address. If an entry is not an address, the address after it is returned.
+    /// before the first untrusted address. An entry that is not an address ends the walk, and the address that was read
+    /// before it, a trusted proxy's, is returned.
     pub fn client_address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let lines = headers.get_all(FORWARDED_FOR).into_iter().rev();
         let mut entries = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));

@@ -28,10 +28,10 @@ const LIMITS: Limits = Limits {
     connections: 1000,
     unauthenticated: 4,
     unauthenticated_per_address: 1000,
-    first_head: Duration::from_secs(600),
-    exchange: Duration::from_secs(600),
-    idle: Duration::from_secs(600),
-    authenticated_idle: Duration::from_secs(600),
+    first_head_timeout: Duration::from_secs(600),
+    exchange_timeout: Duration::from_secs(600),
+    idle_timeout: Duration::from_secs(600),
+    authenticated_idle_timeout: Duration::from_secs(600),
     keep_alive: true,
 };
 const WITH_TOKEN: &str = "GET / HTTP/1.1\r\nHost: x\r\nAuthorization: good\r\n\r\n";
@@ -241,10 +241,10 @@ async fn sheds_from_the_address_with_most_connections() {
 async fn closes_slow_clients_at_their_deadline() {
     let with_body = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n";
     for (limits, sent) in [
-        (Limits { first_head: SHORT, ..LIMITS }, ""),
-        (Limits { first_head: SHORT, ..LIMITS }, "GET / HTTP/1.1\r\nHos"),
-        (Limits { exchange: SHORT, ..LIMITS }, with_body),
-        (Limits { exchange: SHORT, ..LIMITS }, "GET /held HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (Limits { first_head_timeout: SHORT, ..LIMITS }, ""),
+        (Limits { first_head_timeout: SHORT, ..LIMITS }, "GET / HTTP/1.1\r\nHos"),
+        (Limits { exchange_timeout: SHORT, ..LIMITS }, with_body),
+        (Limits { exchange_timeout: SHORT, ..LIMITS }, "GET /held HTTP/1.1\r\nHost: x\r\n\r\n"),
     ] {
         let served = serve(limits);
         let mut stream = served.connect().await;
@@ -257,7 +257,7 @@ async fn closes_slow_clients_at_their_deadline() {
             .await;
         assert_eq!(served.server.counts().shed, 0, "a deadline is not shedding");
     }
-    let served = serve(Limits { idle: SHORT, ..LIMITS });
+    let served = serve(Limits { idle_timeout: SHORT, ..LIMITS });
     for next in ["", "GET / HTT"] {
         let mut stream = served.connect().await;
         assert_eq!(exchange(&mut stream, WITHOUT_TOKEN).await.0, 401);
@@ -268,7 +268,7 @@ async fn closes_slow_clients_at_their_deadline() {
 
 #[tokio::test]
 async fn an_accepted_credential_ends_the_deadlines() {
-    let served = serve(Limits { exchange: SHORT, idle: SHORT, ..LIMITS });
+    let served = serve(Limits { exchange_timeout: SHORT, idle_timeout: SHORT, ..LIMITS });
     let mut authenticated = served.connect().await;
     assert_eq!(exchange(&mut authenticated, WITH_TOKEN).await.0, 200);
     let mut held = served.connect().await;
@@ -286,7 +286,7 @@ async fn an_accepted_credential_ends_the_deadlines() {
     assert_eq!(response(&mut held).await, (200, "released".to_owned()));
     drop(authenticated);
 
-    let served = serve(Limits { authenticated_idle: SHORT, ..LIMITS });
+    let served = serve(Limits { authenticated_idle_timeout: SHORT, ..LIMITS });
     let mut idle = served.connect().await;
     assert_eq!(exchange(&mut idle, WITH_TOKEN).await.0, 200);
     closed(&mut idle).await;
@@ -304,7 +304,7 @@ async fn echoes(upgraded: &mut TcpStream) {
 
 #[tokio::test]
 async fn an_upgraded_connection_counts_until_it_is_closed() {
-    let served = serve(Limits { exchange: SHORT, idle: SHORT, unauthenticated: 1, ..LIMITS });
+    let served = serve(Limits { exchange_timeout: SHORT, idle_timeout: SHORT, unauthenticated: 1, ..LIMITS });
     let mut upgraded = served.connect().await;
     assert_eq!(exchange(&mut upgraded, UPGRADE).await.0, 101);
     // Deadlines pass, and new connections need permits.
@@ -390,7 +390,7 @@ async fn sheds_idle_proxy_connections_for_new_ones() {
 
 #[tokio::test]
 async fn a_credential_behind_a_proxy_covers_only_its_request() {
-    let served = serve_behind(Limits { exchange: SHORT, ..LIMITS }, &["127.0.0.1/32"]);
+    let served = serve_behind(Limits { exchange_timeout: SHORT, ..LIMITS }, &["127.0.0.1/32"]);
     let mut stream = served.connect().await;
     assert_eq!(exchange(&mut stream, WITH_TOKEN).await.0, 200);
     stream.write_all(b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();

@@ -27,10 +27,10 @@ use std::collections::BTreeMap;
     scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
     printcolumn(name = "Desired", type_ = "integer", json_path = ".status.desiredReplicas", description = "Desired number of runners"),
     printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas", description = "Runners that can take sessions or serve them"),
-    printcolumn(name = "Slots", type_ = "integer", json_path = ".status.slots.total", description = "Sessions that the runners can serve at once"),
+    printcolumn(name = "Slots", type_ = "integer", json_path = ".status.slots.total", description = "Slots of the runners that accept sessions"),
     printcolumn(name = "Used", type_ = "integer", json_path = ".status.slots.used", description = "Slots that serve a session"),
     printcolumn(name = "Hot", type_ = "integer", json_path = ".status.slots.hot", description = "Free slots with a prewarmed browser"),
-    printcolumn(name = "Queued", type_ = "integer", json_path = ".status.queued", description = "Sessions that wait for a slot in this pool"),
+    printcolumn(name = "Queued", type_ = "integer", json_path = ".status.queued", description = "Waiting sessions that the pool accepts"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason", priority = 1, description = "Reason of the Ready condition"),
     printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision", priority = 1, description = "Hash of the fields that determine the runner pods"),
@@ -100,9 +100,10 @@ pub struct WorkerPoolSpec {
     /// How runners are replaced when their revision changes, and how long a drained runner waits for its sessions.
     #[serde(default)]
     pub rollout: Rollout,
-    /// Whether runner pods that serve sessions can be evicted. WhenIdle forbids it with a PodDisruptionBudget and an
-    /// annotation for cluster autoscalers. Always allows it, and evicted sessions can run until the drain deadline.
-    /// Defaults to WhenIdle.
+    /// Whether runner pods can be evicted. WhenIdle forbids it, also for idle ones: a PodDisruptionBudget and
+    /// annotations for cluster autoscalers protect every healthy runner, and only the operator removes idle runners.
+    /// Always allows it, also with an annotation, and evicted sessions can run until the drain deadline. Defaults to
+    /// WhenIdle.
     #[serde(default)]
     pub disruption: Disruption,
 }
@@ -183,11 +184,11 @@ fn default_scale_down_delay() -> i32 {
     300
 }
 
-/// Whether the runner pods of a pool can be evicted while they serve sessions.
+/// Whether the runner pods of a pool can be evicted.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Disruption {
-    /// A PodDisruptionBudget forbids evictions, and an annotation keeps cluster autoscalers away. The operator itself
-    /// removes idle runners, on the emptiest nodes first, and drains the runners of a cordoned node.
+    /// A PodDisruptionBudget forbids evictions, and annotations keep cluster autoscalers away. Only the operator
+    /// removes runners: idle ones, on the emptiest nodes first, and those of a cordoned node after draining them.
     #[default]
     WhenIdle,
     /// Runner pods can be evicted at any time. Their sessions can run until the drain deadline.
@@ -243,14 +244,14 @@ pub struct Limits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_sessions_per_tenant: Option<i32>,
-    /// Highest `priority` that a session can have. Sessions above it finish at once with the reason `PriorityTooHigh`.
-    /// Defaults to 0.
+    /// Highest `priority` that a session can have. A session above it that names the pool finishes at once with the
+    /// reason `PriorityTooHigh`; one without `poolRef` waits for another pool. Defaults to 0.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1000))]
     pub max_priority: i32,
-    /// Highest `maxLifetimeSeconds` that a session can have. Sessions above it finish at once with the reason
-    /// `LifetimeTooLong`. It also caps the default for sessions that do not set the field. Unset means that only the
-    /// bound of the field itself applies.
+    /// Highest `maxLifetimeSeconds` that a session can have. A session above it that names the pool finishes at once
+    /// with the reason `LifetimeTooLong`; one without `poolRef` waits for another pool. It also caps the default for
+    /// sessions that do not set the field. Unset means that only the bound of the field itself applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 60, max = 604_800))]
     pub max_lifetime_seconds: Option<i32>,
@@ -451,8 +452,9 @@ pub struct TemplateMetadata {
 pub struct Rollout {
     /// Maximum number of runners that can be unavailable during a rollout: an absolute number, or a percentage of the
     /// pool's runners such as `10%`, rounded down. The rollout adds one runner above the desired number, so it also
-    /// proceeds with 0. The limit does not apply to single-slot runners that serve a session, because they have no free
-    /// slot to lose: they drain all at once after the last idle runner of the old revision is gone. Defaults to 1.
+    /// proceeds with 0. Single-slot runners that serve a session are not counted, because draining one takes no free
+    /// slot away: they all drain at once after the last idle runner of the outdated revision was removed. Defaults to
+    /// 1.
     #[serde(default = "default_max_unavailable")]
     #[schemars(extend("nullable" = false))]
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 && self <= 1000 : self.matches('^(100|[1-9]?[0-9])%$')")
@@ -498,7 +500,8 @@ pub struct WorkerPoolStatus {
     /// Generation of the spec that this status reflects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Number of runner pods that have not terminated.
+    /// Number of runner pods that have not terminated. A pod that still exists 60 s after its deletion was due is not
+    /// counted.
     #[serde(default)]
     pub replicas: i32,
     /// Desired number of runners.
@@ -510,18 +513,20 @@ pub struct WorkerPoolStatus {
     /// Number of runners of the update revision, which is the one of the current spec.
     #[serde(default)]
     pub updated_replicas: i32,
-    /// Slots of the runners.
+    /// Slots of the runners that accept sessions.
     #[serde(default)]
     pub slots: Slots,
-    /// Number of sessions that wait for a slot in this pool.
+    /// Number of waiting sessions that the pool accepts. A session without `poolRef` counts in every pool that accepts
+    /// it.
     #[serde(default)]
     pub queued: i32,
     /// Update revision: a hash of the fields of the current spec that determine the runner pods, such as the template,
     /// the slots, the engine and the screen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// Current revision: the latest revision of which a runner became ready. New runners are created from it. It differs
-    /// from `revision` until the canary, the first runner of the update revision, has loaded a page.
+    /// Current revision: the latest revision of which a runner became warm, with all its prewarmed browsers running.
+    /// New runners are created from it. It differs from `revision` until the canary, the first runner of the update
+    /// revision, has loaded a page.
     #[serde(rename = "serving", default, skip_serializing_if = "Option::is_none")]
     pub current_revision: Option<CurrentRevision>,
     /// Label selector of the runner pods, for the scale subresource.
@@ -545,11 +550,12 @@ pub struct CurrentRevision {
     pub shape: String,
 }
 
-/// Number of slots by state. Each slot serves one session.
+/// Number of slots by state, of the runners that respond, are not being removed and are not the canary. Each slot
+/// serves one session.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Slots {
-    /// Slots of all runners that respond.
+    /// All slots.
     #[serde(default)]
     pub total: i32,
     /// Slots that serve a session.
@@ -558,7 +564,8 @@ pub struct Slots {
     /// Free slots with a prewarmed browser.
     #[serde(default)]
     pub hot: i32,
-    /// Free slots whose browser is still launching.
+    /// Other free slots of runners whose prewarmed browsers are not all running. It can exceed the number of browsers
+    /// that are launching if `prewarm` is lower than `slotsPerRunner`.
     #[serde(default)]
     pub starting: i32,
 }

@@ -143,18 +143,18 @@ pub const DEFAULT_MAX_LIFETIME_SECONDS: i32 = 14_400;
 
 impl BrowserSession {
     /// Display of the session if `pool` serves it.
-    pub fn display_in(&self, pool: &WorkerPool) -> Display {
+    pub fn display_for(&self, pool: &WorkerPool) -> Display {
         self.spec.display.or(pool.spec.session_defaults.display).unwrap_or_default()
     }
 
     /// Idle timeout of the session if `pool` serves it, in seconds.
-    pub fn idle_timeout_in(&self, pool: &WorkerPool) -> i32 {
+    pub fn idle_timeout_for(&self, pool: &WorkerPool) -> i32 {
         let requested = self.spec.idle_timeout_seconds.or(pool.spec.session_defaults.idle_timeout_seconds);
         requested.unwrap_or(DEFAULT_IDLE_TIMEOUT_SECONDS)
     }
 
     /// Maximum lifetime of the session if `pool` serves it, in seconds. Never exceeds the pool's limit.
-    pub fn max_lifetime_in(&self, pool: &WorkerPool) -> i32 {
+    pub fn max_lifetime_for(&self, pool: &WorkerPool) -> i32 {
         let requested = self.spec.max_lifetime_seconds.or(pool.spec.session_defaults.max_lifetime_seconds);
         let requested = requested.unwrap_or(DEFAULT_MAX_LIFETIME_SECONDS);
         pool.spec.limits.max_lifetime_seconds.map_or(requested, |limit| requested.min(limit))
@@ -248,7 +248,7 @@ pub struct BrowserSessionStatus {
     pub ws_endpoint: Option<String>,
     /// URLs of the live view. Set if the display is LiveView.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vnc: Option<LiveViewRef>,
+    pub vnc: Option<LiveViewUrls>,
     /// Time at which the session got a slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled_time: Option<MicroTime>,
@@ -266,7 +266,7 @@ pub struct BrowserSessionStatus {
 /// URLs of a live view. They do not contain a token.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct LiveViewRef {
+pub struct LiveViewUrls {
     /// Page for people. Append `#token=` and a token.
     pub url: String,
     /// WebSocket for programs, which carries RFB.

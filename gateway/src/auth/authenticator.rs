@@ -57,14 +57,14 @@ impl Authenticator {
 
     /// Waits until the credential expires, its static token is revoked, or `holds` returns false for the principal
     /// with its token's current role.
-    pub async fn revoked(&self, principal: &Principal, holds: impl Fn(&Principal) -> bool) {
+    pub async fn wait_until_invalid(&self, principal: &Principal, holds: impl Fn(&Principal) -> bool) {
         let expired = async {
             match principal.expires() {
                 Some(moment) => tokio::time::sleep(until(moment)).await,
                 None => std::future::pending().await,
             }
         };
-        let is_valid = |tokens: &StaticTokens| principal.renewed(tokens).is_some_and(|now| holds(&now));
+        let is_valid = |tokens: &StaticTokens| principal.with_current_role(tokens).is_some_and(|now| holds(&now));
         let mut tokens = self.tokens.subscribe();
         let revoked = tokens.wait_for(|tokens| !tokens.as_ref().is_some_and(is_valid));
         tokio::select! {

@@ -5,7 +5,7 @@ use crate::{
     auth::{
         credential::Credential,
         principal::{Action, Principal},
-        subprotocol::Offer,
+        subprotocol::RequestedSubprotocols,
     },
     cache::session::Key,
     error::ApiError,
@@ -64,9 +64,10 @@ impl SessionAccess {
         self.scope
     }
 
-    /// Whether the permission includes the session with this UID.
-    pub fn is_for(&self, uid: &str) -> bool {
-        self.principal.is_for(uid)
+    /// Whether the permission covers the session with this UID. The extractors cannot check it, because the path has
+    /// only the session's name, so `proxy::upstream` does.
+    pub fn covers_session(&self, uid: &str) -> bool {
+        self.principal.covers_session(uid)
     }
 
     /// Id of a session token that permits a single connection. None for other credentials.
@@ -74,12 +75,13 @@ impl SessionAccess {
         self.principal.single_use_id()
     }
 
-    /// Waits until the client's credential no longer permits the connection.
-    pub async fn revoked(&self, gateway: &Gateway) {
-        gateway.auth.revoked(&self.principal, |now| now.allows(Action::Session(self.scope))).await;
+    /// Waits until the client's credential no longer permits the connection: it has expired, was revoked, or has a role
+    /// without this scope.
+    pub async fn wait_until_invalid(&self, gateway: &Gateway) {
+        gateway.auth.wait_until_invalid(&self.principal, |now| now.allows(Action::Session(self.scope))).await;
     }
 
-    /// Grants the first of the scopes in `wanted` that the credential permits.
+    /// Grants the first of the scopes in `wanted` that the credential permits, for whichever session it covers.
     async fn grant(
         parts: &mut Parts,
         gateway: &Arc<Gateway>,
@@ -214,11 +216,11 @@ impl FromRequestParts<Arc<Gateway>> for MayConnect {
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
         // Cookies are ignored, because they come from pages, and pages must not drive browsers.
         let token =
-            Credential::from_request(&parts.headers, &parts.uri).filter(|shown| matches!(shown, Credential::Token(_)));
+            Credential::from_request(&parts.headers, &parts.uri).filter(|it| matches!(it, Credential::Token(_)));
         let access = SessionAccess::grant(parts, gateway, token, &[Scope::Connect]).await?;
         // A page that obtained a token cannot omit this header.
         if parts.headers.contains_key(ORIGIN) {
-            return Err(ApiError::FromBrowserPage);
+            return Err(ApiError::OriginNotAllowed);
         }
         Ok(Self(access))
     }
@@ -229,12 +231,12 @@ impl FromRequestParts<Arc<Gateway>> for MayView {
 
     /// With a token, a page of any origin may connect; with a cookie, only a page of the same origin.
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
-        let offer = Offer::from_headers(&parts.headers);
-        let credential = match offer.token() {
+        let requested = RequestedSubprotocols::from_headers(&parts.headers);
+        let credential = match requested.token() {
             Some(token) => Some(Credential::Token(token.to_owned())),
             None => credential(parts)?,
         };
-        SessionAccess::grant(parts, gateway, credential, offer.scopes()).await.map(Self)
+        SessionAccess::grant(parts, gateway, credential, requested.scopes()).await.map(Self)
     }
 }
 

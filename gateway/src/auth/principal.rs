@@ -84,7 +84,8 @@ impl Principal {
         }
     }
 
-    /// Whether the principal is allowed this action. For [`Action::Session`], [`Self::is_for`] must hold as well.
+    /// Whether the principal is allowed this action. A connection to a session ([`Action::Session`]) also requires
+    /// [`Self::covers_session`], which `proxy::upstream` checks once it knows the session's UID.
     pub fn allows(&self, action: Action) -> bool {
         match &self.0 {
             Identity::Static { role: Role::Admin, .. } => true,
@@ -115,9 +116,9 @@ impl Principal {
         wanted.iter().copied().find(|scope| self.allows(Action::Session(*scope))).ok_or(Denied::Scope(wanted))
     }
 
-    /// Whether the principal's credential includes the session with this UID. A static token includes every session, a
+    /// Whether the principal's credential covers the session with this UID. A static token covers every session, a
     /// session token exactly one.
-    pub fn is_for(&self, uid: &str) -> bool {
+    pub fn covers_session(&self, uid: &str) -> bool {
         match &self.0 {
             Identity::Static { .. } => true,
             Identity::Session(token) => token.session == uid,
@@ -126,7 +127,7 @@ impl Principal {
 
     /// Returns the principal with the current role of its static token. None when the static token was revoked. Holders
     /// of session tokens do not depend on static tokens.
-    pub fn renewed(&self, tokens: &StaticTokens) -> Option<Self> {
+    pub fn with_current_role(&self, tokens: &StaticTokens) -> Option<Self> {
         match &self.0 {
             Identity::Static { token, expires, .. } => {
                 let (token, expires) = (*token, *expires);
@@ -195,7 +196,7 @@ mod tests {
             Principal::authenticate(&tokens(&[("admin", "a\nb")]), &PublicKeys::default(), Some(&credential)).unwrap();
         assert_eq!(principal.first_scope(&[Scope::Connect]), Ok(Scope::Connect));
         let is_allowed = |data: &[(&str, &str)]| {
-            principal.renewed(&tokens(data)).is_some_and(|now| now.allows(Action::Session(Scope::Connect)))
+            principal.with_current_role(&tokens(data)).is_some_and(|now| now.allows(Action::Session(Scope::Connect)))
         };
         assert!(is_allowed(&[("admin", "b\na"), ("viewer", "c")]));
         assert!(!is_allowed(&[("admin", "b")]), "the token was removed");
@@ -244,9 +245,9 @@ mod tests {
         }
         assert_eq!(authenticated(Scope::View, now - 1), Err(Denied::Expired));
         let principal = authenticated(Scope::View, now + 60).unwrap();
-        assert!(principal.is_for("uid-1") && !principal.is_for("uid-2"));
+        assert!(principal.covers_session("uid-1") && !principal.covers_session("uid-2"));
         assert_eq!(
-            principal.renewed(&StaticTokens::default()),
+            principal.with_current_role(&StaticTokens::default()),
             Some(principal),
             "a session token does not depend on the Secret"
         );

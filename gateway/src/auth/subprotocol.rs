@@ -1,55 +1,55 @@
-//! Negotiates the live view's WebSocket subprotocol (`Sec-WebSocket-Protocol`), which carries the viewer's token and
+//! Negotiates the live view's WebSocket subprotocol (`Sec-WebSocket-Protocol`), which carries the client's token and
 //! the scope that it requests.
 
 use camofleet_auth::token::Scope;
 use http::{HeaderMap, header::SEC_WEBSOCKET_PROTOCOL};
 
-/// The viewer requests control, or was granted control.
+/// The client requests control, or was granted control.
 const CONTROL: &str = "camofleet.control";
-/// The viewer requests to view only, or was granted no more.
+/// The client requests to view only, or was granted no more.
 const VIEW: &str = "camofleet.view";
 /// Prefix of the token. The token is a subprotocol because pages cannot set headers and proxies log URLs.
 const BEARER: &str = "camofleet.bearer.";
-/// Offered by plain RFB clients.
+/// Requested by plain RFB clients.
 const BINARY: &str = "binary";
 
-/// The subprotocols that a viewer offers.
+/// The subprotocols that a live-view client requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Offer {
+pub struct RequestedSubprotocols {
     token: Option<String>,
     control: bool,
     view: bool,
     binary: bool,
 }
 
-impl Offer {
+impl RequestedSubprotocols {
     /// Parses the headers of a handshake.
     pub fn from_headers(headers: &HeaderMap) -> Self {
-        let mut offer = Self::default();
+        let mut requested = Self::default();
         let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
         for protocol in values.flat_map(|value| value.split(',')).map(str::trim) {
             match protocol {
-                CONTROL => offer.control = true,
-                VIEW => offer.view = true,
-                BINARY => offer.binary = true,
-                other => offer.token = other.strip_prefix(BEARER).map(str::to_owned).or(offer.token),
+                CONTROL => requested.control = true,
+                VIEW => requested.view = true,
+                BINARY => requested.binary = true,
+                other => requested.token = other.strip_prefix(BEARER).map(str::to_owned).or(requested.token),
             }
         }
-        offer
+        requested
     }
 
-    /// The offered token.
+    /// The token among them.
     pub fn token(&self) -> Option<&str> {
         self.token.as_deref()
     }
 
-    /// The requested scopes, the preferred one first. A viewer that offers `camofleet.view` without
-    /// `camofleet.control` requests only the view scope.
+    /// The requested scopes, the preferred one first. `camofleet.view` without `camofleet.control` requests only the
+    /// view scope.
     pub fn scopes(&self) -> &'static [Scope] {
         if self.view && !self.control { &[Scope::View] } else { &[Scope::Control, Scope::View] }
     }
 
-    /// Selects the offered protocol for the granted scope, or else `binary` if it was offered.
+    /// Selects the requested protocol for the granted scope, or else `binary` if it was requested.
     pub fn select(&self, granted: Scope) -> Option<&'static str> {
         match granted {
             Scope::Control if self.control => Some(CONTROL),

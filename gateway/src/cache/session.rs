@@ -56,19 +56,19 @@ pub enum Readiness {
     /// Yes, at this runner.
     Ready(RunnerRef),
     /// No, the session has ended.
-    Finished(Finish),
+    Finished(FinishedReason),
 }
 
 /// Why a session finished: reason and message of its condition `Finished`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finish {
+pub struct FinishedReason {
     /// The condition's reason, for programs.
     pub reason: String,
     /// The condition's message, for people. Can be empty.
     pub message: String,
 }
 
-impl fmt::Display for Finish {
+impl fmt::Display for FinishedReason {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.reason)?;
         if self.message.is_empty() { Ok(()) } else { write!(out, ": {}", self.message) }
@@ -124,7 +124,10 @@ impl Readiness {
         if let Some(finished) =
             conditions::get(&status.conditions, FINISHED).filter(|it| it.status == ConditionStatus::True.as_str())
         {
-            return Self::Finished(Finish { reason: finished.reason.clone(), message: finished.message.clone() });
+            return Self::Finished(FinishedReason {
+                reason: finished.reason.clone(),
+                message: finished.message.clone(),
+            });
         }
         // `Unknown` means that the operator cannot reach the runner. The gateway tries, because it may still reach it.
         let may_be_ready =
@@ -160,7 +163,7 @@ mod tests {
     #[test]
     fn derives_readiness_from_conditions() {
         let not_ready = Readiness::NotReady(SessionState::Starting);
-        let finished = Readiness::Finished(Finish { reason: "IdleTimeout".into(), message: "message".into() });
+        let finished = Readiness::Finished(FinishedReason { reason: "IdleTimeout".into(), message: "message".into() });
         assert_eq!(readiness(&[], false), not_ready);
         assert_eq!(readiness(&[], true), not_ready);
         assert_eq!(readiness(&[(READY, ConditionStatus::False, "BrowserStarting")], true), not_ready);
@@ -213,7 +216,8 @@ mod tests {
 
     #[test]
     fn a_finish_displays_its_reason_and_message() {
-        let finish = |message: &str| Finish { reason: "IdleTimeout".into(), message: message.into() }.to_string();
+        let finish =
+            |message: &str| FinishedReason { reason: "IdleTimeout".into(), message: message.into() }.to_string();
         assert_eq!(finish("300 s"), "IdleTimeout: 300 s");
         assert_eq!(finish(""), "IdleTimeout");
     }

@@ -3,7 +3,7 @@
 
 use crate::cache::{
     activity::Activity,
-    session::{Finish, Key, Readiness, Session},
+    session::{FinishedReason, Key, Readiness, Session},
 };
 use camofleet_crds::v1alpha1::{BrowserSession, RunnerRef, SessionState};
 use std::{
@@ -110,7 +110,7 @@ impl Sessions {
 
     /// Returns the session and its runner when a poll of its activity is due: the session is Ready, and the last poll
     /// began at least `max_age` ago. Records `now` as the time of the poll, whether the runner answers or not.
-    pub fn start_poll(&self, key: &Key, max_age: Duration, now: Instant) -> Option<(Session, RunnerRef)> {
+    pub fn take_due_poll(&self, key: &Key, max_age: Duration, now: Instant) -> Option<(Session, RunnerRef)> {
         let mut entries = self.entries();
         let cached = entries.get_mut(key)?;
         let session = cached.session.borrow().clone();
@@ -157,7 +157,7 @@ pub struct SessionWatch(watch::Receiver<Session>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionEnd {
     /// The session finished.
-    Finished(Finish),
+    Finished(FinishedReason),
     /// The object was deleted.
     Deleted,
 }
@@ -257,8 +257,8 @@ mod tests {
         RunnerRef { name: "pod".into(), uid: "pod-uid".into(), address: "10.0.0.1:8070".into() }
     }
 
-    fn finish() -> Finish {
-        Finish { reason: "IdleTimeout".into(), message: String::new() }
+    fn finish() -> FinishedReason {
+        FinishedReason { reason: "IdleTimeout".into(), message: String::new() }
     }
 
     #[tokio::test]
@@ -359,13 +359,13 @@ mod tests {
     fn starts_one_poll_of_a_session_per_interval() {
         let (sessions, now, age) = (Sessions::default(), Instant::now(), Duration::from_secs(5));
         sessions.put(key("a"), session("1", not_ready()));
-        assert_eq!(sessions.start_poll(&key("a"), age, now), None, "the session has no runner");
+        assert_eq!(sessions.take_due_poll(&key("a"), age, now), None, "the session has no runner");
         let ready = session("1", Readiness::Ready(runner()));
         sessions.put(key("a"), ready.clone());
-        assert_eq!(sessions.start_poll(&key("a"), age, now), Some((ready, runner())));
-        assert_eq!(sessions.start_poll(&key("a"), age, now + age / 2), None, "a poll may be in progress");
-        assert!(sessions.start_poll(&key("a"), age, now + age).is_some());
-        assert!(sessions.start_poll(&key("a"), Duration::ZERO, now + age).is_some());
+        assert_eq!(sessions.take_due_poll(&key("a"), age, now), Some((ready, runner())));
+        assert_eq!(sessions.take_due_poll(&key("a"), age, now + age / 2), None, "a poll may be in progress");
+        assert!(sessions.take_due_poll(&key("a"), age, now + age).is_some());
+        assert!(sessions.take_due_poll(&key("a"), Duration::ZERO, now + age).is_some());
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use crate::{
     auth::{
         extract::{Handshake, MayView, SessionAccess, Upgrading},
-        subprotocol::Offer,
+        subprotocol::RequestedSubprotocols,
     },
     error::ApiError,
     metrics::{Outcome, Traffic},
@@ -97,7 +97,7 @@ fn switching_protocols(headers: &HeaderMap, granted: Scope) -> Response {
     let key = headers.get(SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
     let accept = HeaderValue::try_from(derive_accept_key(key)).expect("base64 is valid in a header");
     answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    if let Some(protocol) = Offer::from_headers(headers).select(granted) {
+    if let Some(protocol) = RequestedSubprotocols::from_headers(headers).select(granted) {
         answer.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
     }
     response

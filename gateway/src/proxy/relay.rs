@@ -1,4 +1,4 @@
-//! Relays one WebSocket connection between client and runner, after both sides were upgraded.
+//! Relays one Playwright connection (`/ws`) between client and runner, after both sides were upgraded.
 //!
 //! Bytes are forwarded unchanged. The relay reads only frame headers, to find the places where it can insert its own
 //! Ping or Close frame, and to detect the Close frames of both sides. Each direction has one buffer, which is refilled
@@ -53,7 +53,7 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
 pub const END_REASON_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the client has to close its side after the gateway's last byte. Closing the socket while it has unread
 /// bytes would reset the connection, and the client could lose the Close frame.
-const LINGER: Duration = Duration::from_secs(2);
+const CLIENT_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The read half and the write half of the connection to one side.
 pub struct Side<R, W> {
@@ -147,7 +147,7 @@ where
     drop((from_runner, to_runner));
     if outcome != Outcome::ClientLost {
         to_client.finish(close).await;
-        let _ = timeout(LINGER, tokio::io::copy(&mut from_client, &mut tokio::io::sink())).await;
+        let _ = timeout(CLIENT_CLOSE_TIMEOUT, tokio::io::copy(&mut from_client, &mut tokio::io::sink())).await;
     }
     outcome
 }
@@ -219,7 +219,7 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
                 read = runner.read(&mut self.buffer) => {
                     let Ok(length @ 1..) = read else { return pending.map_or(End::RunnerLost, End::ByGateway) };
-                    match self.pass(length, &mut pending).await {
+                    match self.forward_buffer(length, &mut pending).await {
                         Ok(None) => {}
                         Ok(Some(end)) => return end,
                         Err(_) => return End::ClientLost,
@@ -230,7 +230,7 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
     }
 
     /// Forwards the bytes in the buffer. At a frame boundary, inserts a Ping that is due, or ends for a pending close.
-    async fn pass(&mut self, length: usize, pending: &mut Option<CloseReason>) -> io::Result<Option<End>> {
+    async fn forward_buffer(&mut self, length: usize, pending: &mut Option<CloseReason>) -> io::Result<Option<End>> {
         let Ok(scan) = self.scanner.scan(&self.buffer[..length]) else {
             return Ok(Some(End::InvalidRunnerFrame));
         };
@@ -279,7 +279,7 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
         if let Some(Close { code, reason }) = close.filter(|_| self.between_frames) {
             let _ = send(&mut self.client, &close_frame::close(code, &reason)).await;
         }
-        let _ = timeout(LINGER, self.client.shutdown()).await;
+        let _ = timeout(CLIENT_CLOSE_TIMEOUT, self.client.shutdown()).await;
     }
 }
 

@@ -102,7 +102,7 @@ pub async fn close_reason(gateway: &Gateway, access: &SessionAccess, session: &m
     tokio::select! {
         end = session.ended() => CloseReason::Session(end),
         () = gateway.shutdown.draining() => CloseReason::Drain,
-        () = access.revoked(gateway) => CloseReason::Revoked,
+        () = access.wait_until_invalid(gateway) => CloseReason::Revoked,
     }
 }
 
@@ -134,7 +134,7 @@ async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<Read
     let key = access.session();
     // The watch can lag behind the creation of a session, and an ended session may have had the same name. Therefore,
     // when the cache has no session or an ended one, the session is read once from the API server.
-    let known = gateway.sessions.watch(key).filter(|session| access.is_for(&session.uid()));
+    let known = gateway.sessions.watch(key).filter(|session| access.covers_session(&session.uid()));
     let ended = match known {
         None => None,
         Some(session) => {
@@ -148,7 +148,7 @@ async fn ready_session(gateway: &Gateway, access: &SessionAccess) -> Result<Read
     let now = kubernetes::get(&gateway.client, key).await?.and_then(|object| object.uid());
     let next = match (now, ended) {
         (Some(now), Some((uid, error))) if now == uid => return Err(error),
-        (Some(now), _) if !access.is_for(&now) => return Err(ApiError::Denied(Denied::OtherSession)),
+        (Some(now), _) if !access.covers_session(&now) => return Err(ApiError::Denied(Denied::OtherSession)),
         (Some(now), _) => now,
         (None, Some((_, error))) => return Err(error),
         (None, None) => return Err(ApiError::NoSession(key.clone())),

@@ -27,7 +27,7 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 pub async fn refresh(gateway: &Gateway, keys: &[Key], max_age: Duration) {
     let now = Instant::now();
     let due = |key: &Key| {
-        gateway.sessions.start_poll(key, max_age, now).map(|(session, runner)| (key.clone(), session, runner))
+        gateway.sessions.take_due_poll(key, max_age, now).map(|(session, runner)| (key.clone(), session, runner))
     };
     let polls = stream::iter(keys.iter().filter_map(due)).for_each_concurrent(
         CONCURRENCY,

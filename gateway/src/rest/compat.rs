@@ -13,7 +13,7 @@ use camofleet_crds::{
 };
 use kube::ResourceExt;
 
-/// The original's status for a session.
+/// The status of a session in the Python Camo-fleet.
 pub fn status(object: &BrowserSession) -> Status {
     match object.state() {
         SessionState::Finished => Status::Dead,
@@ -76,7 +76,7 @@ fn invalid_fields(status: &kube::core::Status) -> Vec<InvalidField> {
         .collect()
 }
 
-/// Converts a pool to the original's document of a worker.
+/// Converts a pool to a worker document of the Python Camo-fleet.
 pub fn worker(pool: &WorkerPool) -> Worker {
     let status = pool.status.clone().unwrap_or_default();
     let healthy = conditions::is_true(&status.conditions, READY);

@@ -98,23 +98,23 @@ pub struct SessionSources<'a> {
     pub pool: Option<&'a WorkerPool>,
     /// A session token with the view scope, for the live view's URLs.
     pub view_token: Option<&'a str>,
-    /// Number of sessions that the pool will serve before this one. None when the session does not wait, or the number
-    /// was not computed.
+    /// Result of [`sessions_ahead`]. None when the session does not wait, or the number was not computed.
     pub sessions_ahead: Option<u32>,
     /// The gateway's namespace, which paths omit.
     pub own_namespace: &'a str,
 }
 
-/// Computes how many sessions the pool will serve before this session. `all`: the sessions of all namespaces. None when
-/// the session does not name the pool or does not wait.
+/// Computes how many of the sessions that name the pool it will serve before this session. Sessions that name no pool
+/// are not counted, because any pool can serve them, so the result can be too low. `all`: the sessions of all
+/// namespaces. None when the session does not name the pool or does not wait.
 pub fn sessions_ahead(pool: &WorkerPool, session: &BrowserSession, all: &[Arc<BrowserSession>]) -> Option<u32> {
     let (name, namespace) = (pool.name_any(), pool.namespace().unwrap_or_default());
-    let names_it = |session: &BrowserSession| {
+    let requests_pool = |session: &BrowserSession| {
         let named = session.spec.pool_ref.as_ref();
         named.is_some_and(|named| named.name == name) && session.pool_namespace() == namespace
     };
     // A session that the pool rejects is not in its queue.
-    let is_taken = |session: &BrowserSession| {
+    let is_accepted = |session: &BrowserSession| {
         let ready = session.status.as_ref().and_then(|status| conditions::get(&status.conditions, READY));
         ready.is_none_or(|it| !matches!(it.reason.as_str(), reasons::NOT_ALLOWED | reasons::NO_MATCHING_POOL))
     };
@@ -127,7 +127,7 @@ pub fn sessions_ahead(pool: &WorkerPool, session: &BrowserSession, all: &[Arc<Br
             {
                 *running.entry(other.tenant().to_owned()).or_default() += 1;
             }
-            SessionState::Pending | SessionState::Queued if names_it(other) && is_taken(other) => {
+            SessionState::Pending | SessionState::Queued if requests_pool(other) && is_accepted(other) => {
                 waiting.push(other.as_ref());
             }
             _ => {}
@@ -148,8 +148,9 @@ impl SessionSources<'_> {
         let created_at = object.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
         let ready_at = at(status.ready_time.as_ref());
         let idle_ttl_seconds =
-            object.spec.idle_timeout_seconds.or_else(|| self.pool.map(|pool| object.idle_timeout_in(pool)));
-        let display = object.spec.display.or_else(|| self.pool.map(|pool| object.display_in(pool))).unwrap_or_default();
+            object.spec.idle_timeout_seconds.or_else(|| self.pool.map(|pool| object.idle_timeout_for(pool)));
+        let display =
+            object.spec.display.or_else(|| self.pool.map(|pool| object.display_for(pool))).unwrap_or_default();
         let is_live = status.state != SessionState::Finished;
         let last_seen_at = self.activity.map(|activity| activity.last_active).or(ready_at).unwrap_or(created_at);
         let idle_after = idle_ttl_seconds.map(|seconds| SignedDuration::from_secs(seconds.into()));

@@ -20,7 +20,8 @@ pub struct CreateSession {
     /// Whether the session has a live view.
     #[serde(default)]
     pub vnc: bool,
-    /// The session ends after this many seconds without activity of a client.
+    /// The session ends after this many seconds without activity of a client: `idleTimeoutSeconds` of the
+    /// `BrowserSession`.
     #[schema(minimum = 30, maximum = 86400)]
     pub idle_ttl_seconds: Option<i32>,
     /// The session ends after this many seconds, regardless of activity.
@@ -28,8 +29,8 @@ pub struct CreateSession {
     pub max_lifetime_seconds: Option<i32>,
     /// Labels of any text, by which to identify the session.
     pub labels: Option<BTreeMap<String, String>>,
-    /// Page to open before clients connect: an http, https or data URL, or about:blank. `https://` is added to a bare
-    /// host.
+    /// Page to open when the session becomes Ready, which does not wait for the page: an http, https or data URL, or
+    /// about:blank. `https://` is added to a bare host.
     #[schema(max_length = 2048)]
     pub start_url: Option<String>,
     /// The event at which the start page counts as loaded. If omitted, `load`. With `none`, the session does not open
@@ -58,7 +59,7 @@ pub struct Session {
     pub id: String,
     /// Namespace of the `BrowserSession`.
     pub namespace: String,
-    /// The original's status.
+    /// Status as in the Python Camo-fleet: INIT, READY, TERMINATING or DEAD. `state` is more precise.
     pub status: Status,
     /// State of the `BrowserSession`: Pending, Queued, Starting, Ready or Finished.
     pub state: String,
@@ -66,8 +67,8 @@ pub struct Session {
     pub reason: Option<String>,
     /// Message of the condition `Ready`, for people.
     pub message: Option<String>,
-    /// Number of sessions that the pool will serve before this one. Present only while the session waits for the pool
-    /// that it names, and only in the response for a single session.
+    /// Number of sessions that the pool will serve before this one, not counting sessions that name no pool. Present
+    /// only while the session waits for the pool that it names, and only in the response for a single session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_position: Option<u32>,
     /// When the session was created.
@@ -82,7 +83,8 @@ pub struct Session {
     pub idle_at: Option<Timestamp>,
     /// When the session ends regardless of activity.
     pub deadline_at: Option<Timestamp>,
-    /// Idle timeout in seconds. Null until the session has a pool, unless the request set it.
+    /// Idle timeout in seconds (`idleTimeoutSeconds` of the `BrowserSession`). Null until the session has a pool,
+    /// unless the request set it.
     pub idle_ttl_seconds: Option<i32>,
     /// Whether the session was bound to a prewarmed browser.
     pub hot_start: Option<bool>,
@@ -117,7 +119,7 @@ pub struct Session {
     pub clients: Option<u32>,
 }
 
-/// The original's status of a session.
+/// Status of a session, as in the Python Camo-fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Status {
@@ -194,7 +196,7 @@ pub struct Worker {
     pub namespace: String,
     /// Whether the pool is Ready.
     pub healthy: bool,
-    /// Health in the original's format.
+    /// Health in the format of the Python Camo-fleet.
     pub detail: WorkerDetail,
     /// Always true: every pool supports the live view.
     pub supports_vnc: bool,
@@ -208,26 +210,27 @@ pub struct Worker {
     pub ready_replicas: i32,
     /// Slots of the pool's runners.
     pub slots: Slots,
-    /// Number of sessions that wait for the pool.
+    /// Number of waiting sessions that the pool accepts, including sessions that name no pool.
     pub queued: i32,
     /// Conditions of the `WorkerPool`.
     pub conditions: Vec<Condition>,
 }
 
-/// Number of slots for sessions in a pool.
+/// Number of slots for sessions in a pool, of the runners that respond, are not being removed and are not the canary of
+/// a rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Slots {
-    /// Slots of all reachable runners.
+    /// All slots.
     pub total: i32,
     /// Slots with a session.
     pub used: i32,
     /// Free slots with a prewarmed browser.
     pub hot: i32,
-    /// Free slots whose browser is launching.
+    /// Other free slots of runners whose prewarmed browsers are not all running.
     pub starting: i32,
 }
 
-/// Health of a pool in the original's format.
+/// Health of a pool in the format of the Python Camo-fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct WorkerDetail {
     /// `ok` or `degraded`.
@@ -345,7 +348,7 @@ pub struct Login {
     pub token: String,
 }
 
-/// Role of the authenticated client.
+/// Response of login, `whoami` and logout: the role of the authenticated client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct LoggedIn {
     /// `admin` or `viewer`. Null after a logout.

@@ -99,7 +99,7 @@ impl Reader {
             tokio::select! {
                 biased;
                 () = gateway.shutdown.draining() => return None,
-                () = self.revoked() => return None,
+                () = self.wait_until_invalid() => return None,
                 () = sleep_until(self.next_poll) => {
                     self.next_poll = Instant::now() + POLL_INTERVAL;
                     // In a separate task, so that a slow runner does not delay the stream. The results arrive as
@@ -155,9 +155,9 @@ impl Reader {
         }
     }
 
-    async fn revoked(&self) {
+    async fn wait_until_invalid(&self) {
         // A change of the token's role also ends the stream. The client reconnects with the new role.
-        self.gateway.auth.revoked(&self.principal, |now| now.role() == self.principal.role()).await;
+        self.gateway.auth.wait_until_invalid(&self.principal, |now| now.role() == self.principal.role()).await;
     }
 }
 

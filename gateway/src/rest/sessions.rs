@@ -174,7 +174,7 @@ pub async fn delete(
     // Read from the API server, because a cache that lags could still have the former session of this name, and the
     // current session would not be deleted.
     let session = match lookup::read(&gateway, &target).await {
-        Err(ApiError::Unreadable(..)) => lookup::find(&gateway, &target).await?,
+        Err(ApiError::UnparsableSession(..)) => lookup::find(&gateway, &target).await?,
         read => read?,
     };
     kubernetes::delete(&gateway.client, &target.session, Some(session.uid())).await?;
@@ -267,7 +267,7 @@ async fn clean_up(gateway: &Gateway, key: &Key, uid: Option<&str>) {
 }
 
 async fn wait_until_ready(gateway: &Gateway, key: &Key, uid: &str) -> Result<session::Session, ApiError> {
-    let not_ready = async {
+    let until_ready = async {
         let mut followed = gateway.sessions.wait_for_session(key, uid).await;
         let ready = followed.ready().await;
         ready.map(|_| followed.session()).map_err(|end| ApiError::NotStarted(end.to_string()))
@@ -276,5 +276,5 @@ async fn wait_until_ready(gateway: &Gateway, key: &Key, uid: &str) -> Result<ses
         let state = gateway.sessions.watch(key).map_or("Pending", |session| session.state().as_str());
         ApiError::NotStarted(format!("its state is still {state} after {} s", gateway.ready_timeout.as_secs()))
     };
-    timeout(gateway.ready_timeout, not_ready).await.unwrap_or_else(|_| Err(late()))
+    timeout(gateway.ready_timeout, until_ready).await.unwrap_or_else(|_| Err(late()))
 }

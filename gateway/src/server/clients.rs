@@ -20,10 +20,10 @@ const LIMITS: Limits = Limits {
     connections: 16_384,
     unauthenticated: 1024,
     unauthenticated_per_address: 128,
-    first_head: Duration::from_secs(10),
-    exchange: Duration::from_secs(60),
-    idle: Duration::from_secs(10),
-    authenticated_idle: Duration::from_secs(75),
+    first_head_timeout: Duration::from_secs(10),
+    exchange_timeout: Duration::from_secs(60),
+    idle_timeout: Duration::from_secs(10),
+    authenticated_idle_timeout: Duration::from_secs(75),
     keep_alive: true,
 };
 /// The number of consecutive requests from one address after which that address is reported as a possible proxy.
@@ -57,8 +57,9 @@ impl Clients {
         self.server.serve(listener, router, shutdown, tasks).await;
     }
 
-    /// Counts a request. Logs a warning once per process, when 200 consecutive requests came from one address.
-    pub(super) fn observe(&self, client: IpAddr) {
+    /// Counts a request, to detect a proxy that is not trusted. Logs a warning once per process, when 200 consecutive
+    /// requests came from one address.
+    pub(super) fn count_request(&self, client: IpAddr) {
         if self.proxy_detector.suspects(client) {
             tracing::warn!(
                 %client,

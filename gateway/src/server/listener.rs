@@ -55,7 +55,7 @@ async fn log_and_count(
     next: Next,
 ) -> Response {
     if let Some(connection) = request.extensions().get::<ConnectionHandle>() {
-        gateway.clients.observe(connection.client_address());
+        gateway.clients.count_request(connection.client_address());
     }
     let id = request_id(&request);
     let key = params.ok().and_then(|extract::Path(params)| params.session(&gateway));

@@ -2,7 +2,7 @@
 
 use axum::body::Bytes;
 use camofleet_auth::token::{Issuer, PublicKeys};
-use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, BrowserSessionStatus, LiveViewRef, RunnerRef};
+use camofleet_crds::v1alpha1::{BrowserSession, BrowserSessionSpec, BrowserSessionStatus, LiveViewUrls, RunnerRef};
 use camofleet_gateway::{
     Gateway,
     auth::static_tokens::StaticTokens,
@@ -169,7 +169,7 @@ impl TestGateway {
     pub fn put_session(&self, name: &str, uid: &str, readiness: Readiness) {
         let mut object = object(name, uid);
         object.status =
-            Some(BrowserSessionStatus { vnc: Some(LiveViewRef::default()), ..BrowserSessionStatus::default() });
+            Some(BrowserSessionStatus { vnc: Some(LiveViewUrls::default()), ..BrowserSessionStatus::default() });
         self.state.sessions.put(key(name), Session { readiness, object: Arc::new(object) });
     }
 

@@ -2,7 +2,7 @@
 
 use crate::common::{ADMIN, POD_UID, TestGateway, VIEWER, expect_close, ready, start_gateway};
 use camofleet_auth::token::{Caller, Scope, SessionToken};
-use camofleet_gateway::cache::session::{Finish, Readiness};
+use camofleet_gateway::cache::session::{FinishedReason, Readiness};
 use camofleet_testkit::http::read_head;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, StatusCode};
@@ -210,7 +210,7 @@ async fn the_close_code_names_the_cause() {
     runner.display().await;
     assert_eq!(expect_close(expires.next().await).0, 4401);
 
-    let finish = Finish { reason: "IdleTimeout".into(), message: "no activity for 300 s".into() };
+    let finish = FinishedReason { reason: "IdleTimeout".into(), message: "no activity for 300 s".into() };
     gateway.put_session("s", "uid-1", Readiness::Finished(finish));
     let (code, reason) = expect_close(client.next().await);
     assert_eq!(code, 4410);
@@ -301,7 +301,11 @@ async fn a_plain_request_returns_the_cause_of_a_rejection() {
     assert_eq!(ask("s", ADMIN).await, StatusCode::UPGRADE_REQUIRED, "the client is permitted");
     assert_eq!(ask("s", "unknown-token").await, StatusCode::UNAUTHORIZED);
     assert_eq!(ask("none", ADMIN).await, StatusCode::NOT_FOUND);
-    gateway.put_session("s", "uid-1", Readiness::Finished(Finish { reason: "Deleted".into(), message: String::new() }));
+    gateway.put_session(
+        "s",
+        "uid-1",
+        Readiness::Finished(FinishedReason { reason: "Deleted".into(), message: String::new() }),
+    );
     assert_eq!(ask("s", ADMIN).await, StatusCode::GONE);
 }
 

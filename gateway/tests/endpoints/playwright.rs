@@ -7,7 +7,7 @@ use camofleet_auth::token::{Caller, Scope};
 use camofleet_crds::v1alpha1::SessionState;
 use camofleet_gateway::{
     auth::static_tokens::StaticTokens,
-    cache::session::{Finish, Readiness},
+    cache::session::{FinishedReason, Readiness},
 };
 use camofleet_testkit::http::read_head;
 use futures::{SinkExt, StreamExt};
@@ -24,7 +24,7 @@ fn waiting() -> Readiness {
 }
 
 fn finished() -> Readiness {
-    Readiness::Finished(Finish { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() })
+    Readiness::Finished(FinishedReason { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() })
 }
 
 fn detail(body: &str) -> String {

@@ -6,14 +6,14 @@ use camofleet_auth::token::{Scope, SessionToken};
 use camofleet_crds::{
     conditions::{self, ConditionStatus, READY},
     v1alpha1::{
-        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, Engine, LiveViewRef, PoolRef, SessionState,
+        BrowserSession, BrowserSessionSpec, BrowserSessionStatus, Display, Engine, LiveViewUrls, PoolRef, SessionState,
         StartTier, WorkerPool, WorkerPoolSpec,
     },
 };
 use camofleet_gateway::{
     auth::static_tokens::StaticTokens,
     cache::changes::Changed,
-    cache::session::{Finish, Key, Readiness, Session},
+    cache::session::{FinishedReason, Key, Readiness, Session},
     rest,
 };
 use k8s_openapi::{
@@ -65,7 +65,7 @@ fn live_session(name: &str, runner: std::net::SocketAddr) -> Session {
         ready_time: Some(MicroTime(at(1))),
         deadline_time: Some(MicroTime(at(3600))),
         ws_endpoint: Some("ws://fleet/ws/ns/s".into()),
-        vnc: Some(LiveViewRef { url: "http://fleet/view/ns/s".into(), ws_endpoint: "ws://fleet/vnc/ns/s".into() }),
+        vnc: Some(LiveViewUrls { url: "http://fleet/view/ns/s".into(), ws_endpoint: "ws://fleet/vnc/ns/s".into() }),
         ..BrowserSessionStatus::default()
     };
     conditions::set(
@@ -421,7 +421,7 @@ async fn deletes_the_current_session_of_a_reused_name() {
     gateway.put_session(
         "again",
         "former",
-        Readiness::Finished(Finish { reason: "IdleTimeout".into(), message: String::new() }),
+        Readiness::Finished(FinishedReason { reason: "IdleTimeout".into(), message: String::new() }),
     );
     gateway.create_uncached("again", "new");
     let (status, ended) =

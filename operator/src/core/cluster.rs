@@ -13,9 +13,9 @@ pub(in crate::core) struct Cluster {
     keys: Option<String>,
 }
 
-/// Namespaces whose labels have changed.
+/// Which namespaces' labels have changed.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::core) enum Relabelled {
+pub(in crate::core) enum LabelChange {
     /// No namespace, or a deleted one, which has no waiting sessions.
     None,
     One(String),
@@ -23,7 +23,7 @@ pub(in crate::core) enum Relabelled {
     Any,
 }
 
-impl Relabelled {
+impl LabelChange {
     pub(in crate::core) fn includes(&self, namespace: &str) -> bool {
         match self {
             Self::None => false,
@@ -51,22 +51,22 @@ impl Cluster {
         true
     }
 
-    pub(in crate::core) fn namespace_changed(&mut self, change: Change<Namespace>) -> Relabelled {
+    pub(in crate::core) fn namespace_changed(&mut self, change: Change<Namespace>) -> LabelChange {
         match change {
             Change::Listed(all) => {
                 self.namespaces = all.into_iter().map(|namespace| (namespace.name, namespace.labels)).collect();
-                Relabelled::Any
+                LabelChange::Any
             }
             Change::Applied(namespace) => {
                 let former = self.namespaces.insert(namespace.name.clone(), namespace.labels.clone());
                 if former.as_ref() == Some(&namespace.labels) {
-                    return Relabelled::None;
+                    return LabelChange::None;
                 }
-                Relabelled::One(namespace.name)
+                LabelChange::One(namespace.name)
             }
             Change::Deleted(namespace) => {
                 self.namespaces.remove(&namespace.name);
-                Relabelled::None
+                LabelChange::None
             }
         }
     }
@@ -126,12 +126,12 @@ mod tests {
     #[test]
     fn reports_only_label_changes_of_namespaces() {
         let mut cluster = Cluster::default();
-        assert_eq!(cluster.namespace_changed(Change::Listed(vec![namespace("a", "x")])), Relabelled::Any);
-        assert_eq!(cluster.namespace_changed(Change::Applied(namespace("a", "x"))), Relabelled::None);
+        assert_eq!(cluster.namespace_changed(Change::Listed(vec![namespace("a", "x")])), LabelChange::Any);
+        assert_eq!(cluster.namespace_changed(Change::Applied(namespace("a", "x"))), LabelChange::None);
         let changed = cluster.namespace_changed(Change::Applied(namespace("a", "y")));
         assert!(changed.includes("a") && !changed.includes("b"));
         assert_eq!(cluster.namespaces()["a"]["team"], "y");
-        assert_eq!(cluster.namespace_changed(Change::Deleted(namespace("a", "y"))), Relabelled::None);
+        assert_eq!(cluster.namespace_changed(Change::Deleted(namespace("a", "y"))), LabelChange::None);
         assert!(cluster.namespaces().is_empty());
     }
 

@@ -1,4 +1,5 @@
-//! Holds the state of the core and routes each event to the module that handles it.
+//! The operator's state machine: holds the state of a leader or follower, and routes each event to the module that
+//! handles it.
 
 use crate::core::{
     clock::{Monotonic, Now},
@@ -6,10 +7,10 @@ use crate::core::{
     ids::{Key, Uid},
     messages::{Change, Effect, Event},
     orphans::Orphans,
-    outbox::{Outbox, Subject},
     pool::{launch_budget::LaunchBudget, state::Pool},
     runner::{pod_build::Installation, pod_read::RunnerPod, state::Runners},
     session::state::Sessions,
+    step_context::{ReconcileKey, StepContext},
     tombstones::Tombstones,
 };
 use camofleet_crds::v1alpha1::{BrowserSession, Slots, WorkerPool};
@@ -20,17 +21,18 @@ use std::{
     time::Duration,
 };
 
-/// Time after the start of a term in which no slot is assigned while runners have neither reported nor failed to
-/// answer. All runners are called at the start, so one without an answer by then must not delay the others.
+/// Time after the start of a term for which the assignment of slots waits for runners that have neither reported nor
+/// become unreachable. All runners are called at the start of the term, so a runner that takes longer must not delay
+/// the others.
 const RUNNER_REPORT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Largest difference between the operator's clock and the times in objects. The clock is corrected from 3 s on, and
 /// the times have whole seconds.
 const CLOCK_MARGIN: SignedDuration = SignedDuration::from_secs(5);
 
-/// The state machine of the operator.
+/// Turns events into effects ([`Coordinator::step`]).
 #[derive(Debug)]
-pub struct Core {
+pub struct Coordinator {
     pub(in crate::core) installation: Installation,
     /// `None` while this process is a follower.
     pub(in crate::core) term: Option<Term>,
@@ -41,22 +43,22 @@ pub struct Core {
     pub(in crate::core) cluster: Cluster,
     pub(in crate::core) launches: LaunchBudget,
     pub(in crate::core) orphans: Orphans,
-    pub(in crate::core) outbox: Outbox,
+    pub(in crate::core) context: StepContext,
 }
 
 /// A term as the leader.
 #[derive(Debug)]
 pub(in crate::core) struct Term {
-    /// Runners that existed at the start of the term and have neither reported nor failed to answer. Empty after
+    /// Runners that existed at the start of the term and have neither reported nor become unreachable. Empty after
     /// [`RUNNER_REPORT_TIMEOUT`].
     awaited: BTreeSet<Uid>,
     since: Now,
 }
 
 impl Term {
-    /// Returns whether the pod was created in this term, and so by this leader, because no write of a former leader
-    /// takes effect after its term. Creation times come from the API server's clock and have whole seconds.
-    pub(in crate::core) fn has_created(&self, pod: &RunnerPod) -> bool {
+    /// Returns whether the pod was created in this term, and therefore by this leader, because no write of a former
+    /// leader takes effect after its term. Creation times come from the API server's clock and have whole seconds.
+    pub(in crate::core) fn is_from_this_term(&self, pod: &RunnerPod) -> bool {
         pod.created.duration_since(self.since.wall) > CLOCK_MARGIN
     }
 }
@@ -83,7 +85,7 @@ pub struct QueueStats {
     pub longest_wait: Duration,
 }
 
-impl Core {
+impl Coordinator {
     /// Creates a follower without any objects.
     pub fn new(installation: Installation) -> Self {
         Self {
@@ -96,40 +98,40 @@ impl Core {
             cluster: Cluster::default(),
             launches: LaunchBudget::default(),
             orphans: Orphans::default(),
-            outbox: Outbox::default(),
+            context: StepContext::default(),
         }
     }
 
     /// Handles events, reconciles everything that they affect and everything that is due, and returns the effects.
     pub fn step(&mut self, events: impl IntoIterator<Item = Event>, now: Now) -> Vec<Effect> {
-        self.outbox.begin(now);
+        self.context.begin(now);
         for event in events {
             self.handle(event);
         }
-        self.outbox.enqueue_due();
+        self.context.enqueue_due();
         if self.term.is_none() {
-            self.outbox.drop_pending();
-            return self.outbox.take_effects();
+            self.context.drop_pending();
+            return self.context.take_effects();
         }
-        self.stop_waiting_for_runners();
-        // Reconciling a subject may enqueue others. They are reconciled in the same step.
-        while let Some(subject) = self.outbox.next() {
-            match subject {
-                Subject::Queue => self.schedule(),
-                Subject::Session(uid) => self.reconcile_session(&uid),
-                Subject::Runner(uid) => self.reconcile_runner(&uid),
-                Subject::Pool(key) => self.reconcile_pool(&key),
-                Subject::Orphan(uid) => self.look_up_orphan(&uid),
-                Subject::Unwanted(pod) => self.end_unwanted(&pod),
+        self.expire_awaited_runners();
+        // Reconciling one key may enqueue others. They are reconciled in the same step.
+        while let Some(key) = self.context.next() {
+            match key {
+                ReconcileKey::Queue => self.schedule(),
+                ReconcileKey::Session(uid) => self.reconcile_session(&uid),
+                ReconcileKey::Runner(uid) => self.reconcile_runner(&uid),
+                ReconcileKey::Pool(key) => self.reconcile_pool(&key),
+                ReconcileKey::Orphan(uid) => self.look_up_orphan(&uid),
+                ReconcileKey::StaleSessions(pod) => self.end_stale_sessions(&pod),
             }
         }
         self.launch_runners();
-        self.outbox.take_effects()
+        self.context.take_effects()
     }
 
-    /// When [`Core::step`] has to be called if no event arrives before.
+    /// When [`Coordinator::step`] has to be called if no event arrives earlier.
     pub fn next_timer(&self) -> Option<Monotonic> {
-        self.outbox.next_timer()
+        self.context.next_timer()
     }
 
     /// Waiting sessions and slots of the fleet. `None` for a follower.
@@ -165,10 +167,10 @@ impl Core {
             Event::Nodes(change) => self.node_changed(change),
             Event::Namespaces(change) => self.namespace_changed(change),
             Event::Keys(keys) => self.keys_changed(keys),
-            Event::Leads => self.lead(),
-            Event::Follows => self.follow(),
-            Event::Runner { pod, report } => self.runner_reported(&pod, report),
-            Event::Silent { pod } => self.runner_silent(&pod),
+            Event::BecameLeader => self.begin_term(),
+            Event::LostLeadership => self.end_term(),
+            Event::RunnerReported { pod, report } => self.runner_reported(&pod, report),
+            Event::RunnerUnreachable { pod } => self.runner_unreachable(&pod),
             Event::BindAnswered { session, pod, answer } => self.bind_answered(&session, &pod, answer),
             Event::EndAnswered { session, pod } => self.end_answered(&session, &pod),
             Event::SessionPatched { session, answer } => self.session_patched(&session, answer),
@@ -184,41 +186,42 @@ impl Core {
     }
 
     /// Starts a term: rebuilds the state from the objects, and waits for the runners to report.
-    fn lead(&mut self) {
+    fn begin_term(&mut self) {
         let awaited =
             self.runners.iter().filter(|runner| runner.pod().address.is_some() && !runner.pod().is_terminated());
         let awaited = awaited.map(|runner| runner.pod().uid.clone()).collect();
-        self.term = Some(Term { awaited, since: self.outbox.now() });
-        self.outbox.set_timer(Subject::Queue, Some(self.outbox.monotonic().after(RUNNER_REPORT_TIMEOUT)));
+        self.term = Some(Term { awaited, since: self.context.now() });
+        self.context.set_timer(ReconcileKey::Queue, Some(self.context.monotonic().after(RUNNER_REPORT_TIMEOUT)));
         self.orphans.clear();
-        self.runners.begin_term(self.outbox.now());
+        self.runners.begin_term(self.context.now());
         for pool in self.pools.values_mut() {
             pool.begin_term();
         }
         for object in self.sessions.take_objects() {
             self.add_session(object);
         }
-        self.outbox.enqueue_all(self.runners.uids().cloned().map(Subject::Runner));
-        self.outbox.enqueue_all(self.pools.keys().cloned().map(Subject::Pool));
-        self.outbox.enqueue(Subject::Queue);
+        self.context.enqueue_all(self.runners.uids().cloned().map(ReconcileKey::Runner));
+        self.context.enqueue_all(self.pools.keys().cloned().map(ReconcileKey::Pool));
+        self.context.enqueue(ReconcileKey::Queue);
     }
 
-    /// Ends the term: drops all timers and stops following the runners.
-    fn follow(&mut self) {
+    /// Ends the term: drops all timers and stops the report streams of the runners.
+    fn end_term(&mut self) {
         self.term = None;
-        self.outbox.drop_timers();
+        self.context.drop_timers();
         for uid in self.runners.uids() {
-            self.outbox.send(Effect::Unfollow { pod: uid.clone() });
+            self.context.send(Effect::StopStreaming { pod: uid.clone() });
         }
     }
 
     /// Returns whether slots may be assigned and runners removed. Before that, every runner that existed at the start
-    /// of the term has to report, fail to answer, or use up [`RUNNER_REPORT_TIMEOUT`].
+    /// of the term has to report or become unreachable, or [`RUNNER_REPORT_TIMEOUT`] has to pass.
     pub(in crate::core) fn may_schedule(&self) -> bool {
         self.term.as_ref().is_some_and(|term| term.awaited.is_empty())
     }
 
-    pub(in crate::core) fn stop_awaiting(&mut self, pod: &Uid) {
+    /// Records that a runner has reported, become unreachable or disappeared, so scheduling does not wait for it.
+    pub(in crate::core) fn runner_accounted_for(&mut self, pod: &Uid) {
         if let Some(term) = &mut self.term
             && term.awaited.remove(pod)
             && term.awaited.is_empty()
@@ -227,21 +230,22 @@ impl Core {
         }
     }
 
-    fn stop_waiting_for_runners(&mut self) {
+    /// Stops waiting for the reports of runners after [`RUNNER_REPORT_TIMEOUT`].
+    fn expire_awaited_runners(&mut self) {
         if let Some(term) = &mut self.term
             && !term.awaited.is_empty()
-            && term.since.monotonic.after(RUNNER_REPORT_TIMEOUT) <= self.outbox.monotonic()
+            && term.since.monotonic.after(RUNNER_REPORT_TIMEOUT) <= self.context.monotonic()
         {
             term.awaited.clear();
             self.start_scheduling();
         }
     }
 
-    /// Enqueues the queue, the waiting sessions and all pools, because [`Core::may_schedule`] has become true.
+    /// Enqueues the queue, the waiting sessions and all pools, because [`Coordinator::may_schedule`] has become true.
     fn start_scheduling(&mut self) {
-        self.outbox.enqueue(Subject::Queue);
-        self.outbox.enqueue_all(self.sessions.queue().waiting(|_| true).into_iter().map(Subject::Session));
-        self.outbox.enqueue_all(self.pools.keys().cloned().map(Subject::Pool));
+        self.context.enqueue(ReconcileKey::Queue);
+        self.context.enqueue_all(self.sessions.queue().waiting(|_| true).into_iter().map(ReconcileKey::Session));
+        self.context.enqueue_all(self.pools.keys().cloned().map(ReconcileKey::Pool));
     }
 
     fn replace_sessions(&mut self, all: Vec<Arc<BrowserSession>>) {

@@ -27,18 +27,18 @@ pub enum Event {
     /// The public keys that runners have to trust, in the format of the pod annotation.
     Keys(String),
     /// This process became the leader.
-    Leads,
+    BecameLeader,
     /// This process is no longer the leader.
-    Follows,
+    LostLeadership,
     /// A runner reported its state.
-    Runner {
+    RunnerReported {
         /// UID of the runner's pod.
         pod: Uid,
         /// The validated state.
         report: Report,
     },
-    /// A runner does not answer, or its state was rejected.
-    Silent {
+    /// A runner does not respond, or its report was rejected.
+    RunnerUnreachable {
         /// UID of the runner's pod.
         pod: Uid,
     },
@@ -51,7 +51,8 @@ pub enum Event {
         /// The runner's answer.
         answer: Result<BindResponse, BindFailure>,
     },
-    /// [`Effect::End`] was answered or abandoned. The core repeats it after a pause while the runner lists the session.
+    /// [`Effect::EndSession`] was answered or abandoned. The core repeats it after a pause while the runner lists the
+    /// session.
     EndAnswered {
         /// UID of the session.
         session: Uid,
@@ -119,7 +120,7 @@ pub enum Event {
     DisruptionBudgetApplied {
         /// The pool at the time of the effect. Another pool may have its name by now.
         pool: Arc<WorkerPool>,
-        /// Whether the budget is as desired. `Refused` if a budget of that name has another owner.
+        /// Whether the budget is as desired. `Rejected` if a budget of that name has another owner.
         answer: Result<(), WriteFailure>,
     },
     /// The API server's answer to [`Effect::PatchPool`] or [`Effect::SetFinalizers`].
@@ -156,8 +157,8 @@ pub struct Namespace {
 /// Why a bind failed, or may have failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BindFailure {
-    /// The runner has no free slot, and did not take the session.
-    Refused,
+    /// The runner has no free slot or drains, and did not take the session.
+    NoFreeSlot,
     /// The runner rejects the session permanently, with this message.
     Invalid(String),
     /// It is unknown whether the runner took the session.
@@ -171,8 +172,8 @@ pub enum WriteFailure {
     Conflict,
     /// The object no longer exists.
     Gone,
-    /// The API server refuses the write, with this message.
-    Refused(String),
+    /// The API server rejected the write permanently, with this message.
+    Rejected(String),
     /// The write may succeed later, or has succeeded without an answer.
     Transient(String),
 }
@@ -180,17 +181,17 @@ pub enum WriteFailure {
 /// Why an uncached read failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadFailure {
-    /// The API server refuses the read (400, 403). Repeating it is useless.
-    Refused,
+    /// The API server rejected the read (400, 403). Repeating it is useless.
+    Rejected,
     /// The read may succeed later.
     Transient,
 }
 
-/// An action for the I/O layer. Every effect is safe to repeat.
+/// An action for the I/O layer. Every effect except [`Effect::Observe`] is safe to repeat.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// Follow a runner's event stream until [`Effect::Unfollow`].
-    Follow {
+    /// Stream the reports of a runner until [`Effect::StopStreaming`].
+    StreamReports {
         /// UID of the runner's pod.
         pod: Uid,
         /// Key of the runner's pod, for the log.
@@ -200,8 +201,8 @@ pub enum Effect {
         /// Slots of the runner's pod, which bound the size of its state.
         slots: u32,
     },
-    /// Stop following a runner's event stream.
-    Unfollow {
+    /// Stop streaming a runner's reports.
+    StopStreaming {
         /// UID of the runner's pod.
         pod: Uid,
     },
@@ -221,7 +222,7 @@ pub enum Effect {
         is_new: bool,
     },
     /// End a session on a runner, or acknowledge the end of one.
-    End {
+    EndSession {
         /// UID of the session.
         session: Uid,
         /// UID of the runner's pod.
@@ -276,8 +277,8 @@ pub enum Effect {
         key: Key,
         /// UID of the pod.
         pod: Uid,
-        /// Reason, for the log.
-        why: &'static str,
+        /// Reason for the deletion, for the log.
+        reason: &'static str,
     },
     /// Write the current public keys to a pod's annotation.
     AnnotatePod {
@@ -318,9 +319,9 @@ pub enum Effect {
         /// Message of the event.
         note: String,
     },
-    /// Record an observation in metrics, traces and logs.
+    /// Record an observation in metrics, traces and logs. It has no answer, and counts twice if it is repeated.
     Observe(Observation),
-    /// Delete the metrics of a pool that is gone.
+    /// Delete the metrics of a deleted pool. It has no answer.
     DeletePoolMetrics {
         /// Key of the pool.
         pool: Key,

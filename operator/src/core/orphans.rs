@@ -16,7 +16,7 @@ use std::{
 /// Delay before an orphan is looked up, because its watch event may be late. The delay is short, because a session that
 /// was deleted while no operator led keeps its slot until then.
 const LOOKUP_DELAY: Duration = Duration::from_secs(2);
-/// Orphans of one runner that are tracked at once. Others follow when these are settled.
+/// Orphans of one runner that are tracked at once. Further ones are tracked once these are settled.
 const MAX_PER_RUNNER: usize = 16;
 
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ struct Orphan {
     /// The pod of the runner that listed the session first.
     runner: Uid,
     since: Monotonic,
-    /// The read of the API server. A refused read is not repeated.
+    /// The read of the API server. A rejected read is not repeated.
     lookup: RetryState,
 }
 
@@ -57,13 +57,13 @@ impl Orphans {
     }
 
     /// The pod of the orphan's runner, and when the lookup is due. `None` if the session is not tracked, or its lookup
-    /// is in flight or was refused.
+    /// is in flight or was rejected.
     pub(super) fn due(&self, uid: &Uid) -> Option<(&Uid, Monotonic)> {
         let orphan = self.orphans.get(uid)?;
         let at = match orphan.lookup {
             RetryState::Idle => orphan.since.after(LOOKUP_DELAY),
             RetryState::Pause { until, .. } => until,
-            RetryState::InFlight { .. } | RetryState::Refused => return None,
+            RetryState::InFlight { .. } | RetryState::Rejected => return None,
         };
         Some((&orphan.runner, at))
     }
@@ -82,10 +82,10 @@ impl Orphans {
         }
     }
 
-    /// Records that the API server refused the lookup, so that it is not repeated.
-    pub(super) fn lookup_refused(&mut self, uid: &Uid) {
+    /// Records that the API server rejected the lookup, so that it is not repeated.
+    pub(super) fn lookup_rejected(&mut self, uid: &Uid) {
         if let Some(orphan) = self.orphans.get_mut(uid) {
-            orphan.lookup = RetryState::Refused;
+            orphan.lookup = RetryState::Rejected;
         }
     }
 
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(due(&orphans, "s"), None, "the lookup is in flight");
         orphans.lookup_failed(&uid, Monotonic(2000));
         assert!(due(&orphans, "s").unwrap().1 > 2100);
-        orphans.lookup_refused(&uid);
+        orphans.lookup_rejected(&uid);
         assert_eq!(due(&orphans, "s"), None);
         assert!(orphans.remove(&uid) && !orphans.remove(&uid));
         assert_eq!(orphans.begin_lookup(&uid), None);

@@ -20,15 +20,15 @@ pub(in crate::core) enum RetryState {
         until: Monotonic,
         failures: u32,
     },
-    /// The call was refused. It is not repeated until the object changes.
-    Refused,
+    /// The call was rejected. It is not repeated until the object changes.
+    Rejected,
 }
 
 impl RetryState {
     pub(in crate::core) fn may_start(self, now: Monotonic) -> bool {
         match self {
             Self::Idle => true,
-            Self::InFlight { .. } | Self::Refused => false,
+            Self::InFlight { .. } | Self::Rejected => false,
             Self::Pause { until, .. } => until <= now,
         }
     }
@@ -36,19 +36,19 @@ impl RetryState {
     pub(in crate::core) fn started(self) -> Self {
         match self {
             Self::Pause { failures, .. } | Self::InFlight { failures } => Self::InFlight { failures },
-            Self::Idle | Self::Refused => Self::InFlight { failures: 0 },
+            Self::Idle | Self::Rejected => Self::InFlight { failures: 0 },
         }
     }
 
-    /// Schedules the next attempt. The pause has a jitter that depends on `subject`.
-    pub(in crate::core) fn failed(self, subject: &str, now: Monotonic) -> Self {
+    /// Schedules the next attempt. The pause has a jitter that depends on `id`.
+    pub(in crate::core) fn failed(self, id: &str, now: Monotonic) -> Self {
         let failures = match self {
             Self::InFlight { failures } | Self::Pause { failures, .. } => failures.saturating_add(1),
-            Self::Idle | Self::Refused => 1,
+            Self::Idle | Self::Rejected => 1,
         };
         let pause = BACKOFF.after(failures);
         let jitter =
-            subject.bytes().fold(failures, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte))) % 256;
+            id.bytes().fold(failures, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte))) % 256;
         Self::Pause { until: now.after(pause.mul_f64(0.75 + f64::from(jitter) / 1024.0)), failures }
     }
 
@@ -56,14 +56,14 @@ impl RetryState {
     pub(in crate::core) fn failures(self) -> u32 {
         match self {
             Self::InFlight { failures } | Self::Pause { failures, .. } => failures,
-            Self::Idle | Self::Refused => 0,
+            Self::Idle | Self::Rejected => 0,
         }
     }
 
     pub(in crate::core) fn retry_at(self) -> Option<Monotonic> {
         match self {
             Self::Pause { until, .. } => Some(until),
-            Self::Idle | Self::InFlight { .. } | Self::Refused => None,
+            Self::Idle | Self::InFlight { .. } | Self::Rejected => None,
         }
     }
 }

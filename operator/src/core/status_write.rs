@@ -21,19 +21,19 @@ pub(super) struct StatusWrite<S> {
     /// The status of the write in flight.
     sent: Option<Box<S>>,
     /// The last write, if it was stored only in part.
-    partial: Option<Box<Partial<S>>>,
+    pruned: Option<Box<PrunedWrite<S>>>,
 }
 
 /// A write that was stored only in part.
 #[derive(Debug)]
-struct Partial<S> {
+struct PrunedWrite<S> {
     sent: S,
     stored: Option<S>,
 }
 
 impl<S> Default for StatusWrite<S> {
     fn default() -> Self {
-        Self { call: RetryState::Idle, sent: None, partial: None }
+        Self { call: RetryState::Idle, sent: None, pruned: None }
     }
 }
 
@@ -42,14 +42,14 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
     /// and otherwise the stored one. Starting from the stored part would set a pruned time to a new value at each
     /// attempt.
     pub(super) fn base<'a>(&'a self, stored: Option<&'a S>) -> Option<&'a S> {
-        self.partial_of(stored).map(|partial| &partial.sent).or(stored)
+        self.pruned_write(stored).map(|write| &write.sent).or(stored)
     }
 
-    /// Returns whether `desired` has to be written now. A partial write is repeated after pauses that grow to 30 s,
+    /// Returns whether `desired` has to be written now. A pruned write is repeated after pauses that grow to 30 s,
     /// because the CRDs may be updated. A different desired status is written at once.
     pub(super) fn is_due(&self, stored: Option<&S>, desired: &S, now: Monotonic) -> bool {
-        match self.partial_of(stored) {
-            Some(partial) if partial.sent != *desired => {
+        match self.pruned_write(stored) {
+            Some(write) if write.sent != *desired => {
                 matches!(self.call, RetryState::Idle | RetryState::Pause { .. })
             }
             Some(_) => self.call.may_start(now),
@@ -59,7 +59,7 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
 
     /// Returns whether no status may be written now.
     pub(super) fn is_blocked(&self, now: Monotonic) -> bool {
-        self.partial.is_none() && !self.call.may_start(now)
+        self.pruned.is_none() && !self.call.may_start(now)
     }
 
     pub(super) fn begin(&mut self, desired: S) {
@@ -68,31 +68,31 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
     }
 
     /// Records that the write was accepted. Returns the fields whose stored value differs from the one that was sent.
-    pub(super) fn accepted(&mut self, stored: Option<&S>, subject: &str, now: Monotonic) -> Vec<String> {
+    pub(super) fn accepted(&mut self, stored: Option<&S>, id: &str, now: Monotonic) -> Vec<String> {
         let sent = self.sent.take();
         let fields = sent.as_deref().map(|sent| differences(sent, stored)).unwrap_or_default();
         if fields.is_empty() {
-            (self.call, self.partial) = (RetryState::Idle, None);
+            (self.call, self.pruned) = (RetryState::Idle, None);
         } else {
-            self.call = self.call.failed(subject, now);
-            self.partial = sent.map(|sent| Box::new(Partial { sent: *sent, stored: stored.cloned() }));
+            self.call = self.call.failed(id, now);
+            self.pruned = sent.map(|sent| Box::new(PrunedWrite { sent: *sent, stored: stored.cloned() }));
         }
         fields
     }
 
-    /// Records that the write failed, or that its result is unknown. A refused write is not repeated until the object
+    /// Records that the write failed, or that its result is unknown. A rejected write is not repeated until the object
     /// changes.
-    pub(super) fn failed(&mut self, failure: &WriteFailure, subject: &str, now: Monotonic) {
-        (self.sent, self.partial) = (None, None);
+    pub(super) fn failed(&mut self, failure: &WriteFailure, id: &str, now: Monotonic) {
+        (self.sent, self.pruned) = (None, None);
         self.call = match failure {
-            WriteFailure::Refused(_) => RetryState::Refused,
-            WriteFailure::Conflict | WriteFailure::Gone | WriteFailure::Transient(_) => self.call.failed(subject, now),
+            WriteFailure::Rejected(_) => RetryState::Rejected,
+            WriteFailure::Conflict | WriteFailure::Gone | WriteFailure::Transient(_) => self.call.failed(id, now),
         };
     }
 
-    /// Allows a refused write again, because the object has changed.
+    /// Allows a rejected write again, because the object has changed.
     pub(super) fn object_changed(&mut self) {
-        if self.call == RetryState::Refused {
+        if self.call == RetryState::Rejected {
             self.call = RetryState::Idle;
         }
     }
@@ -102,8 +102,8 @@ impl<S: Clone + PartialEq + Serialize> StatusWrite<S> {
         self.call.retry_at()
     }
 
-    fn partial_of(&self, stored: Option<&S>) -> Option<&Partial<S>> {
-        self.partial.as_deref().filter(|partial| partial.stored.as_ref() == stored)
+    fn pruned_write(&self, stored: Option<&S>) -> Option<&PrunedWrite<S>> {
+        self.pruned.as_deref().filter(|write| write.stored.as_ref() == stored)
     }
 }
 
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use camofleet_crds::{
         conditions::{self, ConditionStatus, READY},
-        v1alpha1::{BrowserSessionStatus, LiveViewRef},
+        v1alpha1::{BrowserSessionStatus, LiveViewUrls},
     };
     use k8s_openapi::{apimachinery::pkg::apis::meta::v1::MicroTime, jiff::Timestamp};
 
@@ -162,7 +162,7 @@ mod tests {
         let mut status = BrowserSessionStatus {
             observed_generation: Some(3),
             ready_time: Some(MicroTime(Timestamp::from_nanosecond(1_800_000_000_123_456_789).unwrap())),
-            vnc: Some(LiveViewRef { url: "a".into(), ws_endpoint: "b".into() }),
+            vnc: Some(LiveViewUrls { url: "a".into(), ws_endpoint: "b".into() }),
             ..BrowserSessionStatus::default()
         };
         conditions::set(
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn retries_a_partial_write_with_backoff_and_another_status_at_once() {
+    fn retries_a_pruned_write_with_backoff_and_another_status_at_once() {
         let mut write = StatusWrite::default();
         let (sent, mut now) = (status(), 0);
         let stored = stored(&sent, &["/observedGeneration", "/readyTime"]);
@@ -226,7 +226,7 @@ mod tests {
         assert!(now > 100_000, "the pauses do not grow: {now} ms for 12 writes");
         let other = BrowserSessionStatus { pool: Some("p".into()), ..sent.clone() };
         assert!(write.is_due(Some(&stored), &other, Monotonic(now - 1)));
-        // The status of another writer does not belong to the partial write.
+        // The status of another writer does not belong to the pruned write.
         assert_eq!(write.base(Some(&other)), Some(&other));
         // After a failure every status waits for the pause.
         write.begin(other.clone());

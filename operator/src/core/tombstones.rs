@@ -1,5 +1,6 @@
-//! Remembers deleted sessions and pods for a while. Copies of a deleted session on runners are ended without a read of
-//! the API server, and an answer that arrives after the watch event does not restore a deleted object.
+//! Remembers deleted sessions and pods for 10 minutes. A runner that still lists a deleted session gets a `DELETE`
+//! without a read of the API server, and an answer that arrives after the watch event does not restore a deleted
+//! object.
 
 use crate::core::{clock::Monotonic, ids::Uid};
 use std::{collections::HashMap, time::Duration};

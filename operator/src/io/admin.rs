@@ -13,7 +13,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Requests the statistics of the fleet from the core. The reply is None if this process does not lead.
+/// Requests the statistics of the fleet from the core. The reply is `None` if this process does not lead.
 pub(super) type StatsRequest = oneshot::Sender<Option<FleetStats>>;
 
 /// Serves `/healthz`, `/readyz` and `/metrics`. The process is ready if its caches are complete, so that it leads or
@@ -25,7 +25,7 @@ pub(super) fn serve(
     stats_requests: mpsc::Sender<StatsRequest>,
 ) -> anyhow::Result<JoinHandle<()>> {
     let listener = server::listen(listen)?;
-    let (listed, last_seen) = (watches.watches_listed(), watches.last_seen());
+    let (listed, last_seen) = (watches.listed_count(), watches.last_seen());
     let pruned = executor.clone();
     let not_ready = move || {
         let count = *listed.borrow();

@@ -44,7 +44,7 @@ impl Executor {
         let was_ready = session.status.as_ref().is_some_and(|status| status.ready_time.is_some());
         let span = (!was_ready).then(|| self.traces.begin(&uid, "publish", SpanKind::Client)).flatten();
         // The core limits the writes that are not urgent.
-        let _turn = if urgent { Some(self.urgent_writes.acquire().await) } else { None };
+        let _permit = if urgent { Some(self.urgent_writes.acquire().await) } else { None };
         let patch = status_patch(session.as_ref(), session.status.as_ref(), &status);
         let api = self.namespaced::<Trimmed<BrowserSession>>(&Key::of(session.as_ref()));
         let name = session.name_any();
@@ -93,14 +93,14 @@ impl Executor {
         K: Resource<Scope = kube::core::NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
         K::DynamicType: Default,
     {
-        let _turn = self.reads.acquire().await;
+        let _permit = self.reads.acquire().await;
         let (namespace, name) = (&key.namespace, &key.name);
         match tokio::time::timeout(WRITE_TIMEOUT, self.namespaced::<Trimmed<K>>(key).get_opt(name)).await {
             Ok(Ok(found)) => Ok(found.map(|Trimmed(found)| found)),
             Ok(Err(error)) => {
                 tracing::warn!(namespace, name, %error, "could not read an object");
-                let refused = matches!(&error, kube::Error::Api(status) if matches!(status.code, 400 | 403));
-                Err(if refused { ReadFailure::Refused } else { ReadFailure::Transient })
+                let is_rejected = matches!(&error, kube::Error::Api(status) if matches!(status.code, 400 | 403));
+                Err(if is_rejected { ReadFailure::Rejected } else { ReadFailure::Transient })
             }
             Err(_) => {
                 tracing::warn!(namespace, name, "timed out reading an object");
@@ -125,7 +125,7 @@ impl Executor {
 
     pub(super) async fn create_pod(&self, pool: Key, pod: Pod) {
         let name = pod.name_any();
-        let _turn = self.pod_creates.acquire().await;
+        let _permit = self.pod_creates.acquire().await;
         let api = self.namespaced::<Pod>(&pool);
         let written = self.write(CREATE_POD, api.create(&PostParams::default(), &pod)).await.map(|_| ());
         // A conflict can mean that an earlier attempt created the pod.
@@ -138,7 +138,7 @@ impl Executor {
                     Ok(())
                 }
                 Ok(Ok(Some(_))) => {
-                    Err(WriteFailure::Refused(format!("pod {name} exists and is not a runner of this pool: delete it")))
+                    Err(WriteFailure::Rejected(format!("pod {name} exists and is not a runner of this pool: delete it")))
                 }
                 Ok(Ok(None)) => Err(WriteFailure::Transient("the pod existed but was deleted meanwhile".to_owned())),
                 Ok(Err(error)) => Err(failure(CREATE_POD, &error)),
@@ -163,15 +163,15 @@ impl Executor {
         self.send(Event::PodCreated { pool, name, answer: created });
     }
 
-    pub(super) async fn delete_pod(&self, key: Key, pod: Uid, why: &'static str) {
+    pub(super) async fn delete_pod(&self, key: Key, pod: Uid, reason: &'static str) {
         let api = self.namespaced::<PartialPod>(&key);
         let params = uid_precondition(&pod);
         let answer = self.write("pod_delete", api.delete(&key.name, &params)).await.map(|_| ());
         let namespace = &key.namespace;
         match &answer {
-            Ok(()) => tracing::info!(namespace, pod = key.name, why, "deleted the runner pod"),
+            Ok(()) => tracing::info!(namespace, pod = key.name, reason, "deleted the runner pod"),
             Err(failure) => {
-                tracing::warn!(namespace, pod = key.name, why, ?failure, "could not delete the runner pod");
+                tracing::warn!(namespace, pod = key.name, reason, ?failure, "could not delete the runner pod");
             }
         }
         self.send(Event::PodDeleted { pod, answer });
@@ -248,9 +248,9 @@ impl Executor {
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let answer = match self.write(BUDGET, api.patch(&key.name, &params, &owned_budget_patch(pool, &budget))).await {
             Err(WriteFailure::Gone) => self.write(BUDGET, api.create(&PostParams::default(), &budget)).await,
-            Err(WriteFailure::Refused(_)) => Err(WriteFailure::Refused(format!(
-                "PodDisruptionBudget {} in namespace {} does not belong to this pool, so the runners of the pool can be evicted with \
-                 their sessions: delete or rename that PodDisruptionBudget",
+            Err(WriteFailure::Rejected(_)) => Err(WriteFailure::Rejected(format!(
+                "PodDisruptionBudget {} in namespace {} does not belong to this pool, so the runners of the pool can \
+                 be evicted with their sessions: delete or rename that PodDisruptionBudget",
                 key.name, key.namespace
             ))),
             patched => patched,
@@ -296,7 +296,7 @@ impl Executor {
             return;
         }
         let event = KubernetesEvent { type_, reason, note: Some(note), action: "Serve".to_owned(), secondary: None };
-        let _turn = self.event_writes.acquire().await;
+        let _permit = self.event_writes.acquire().await;
         let about = session.object_ref(&());
         let publishing = self.recorder.publish(&event, &about);
         match tokio::time::timeout(WRITE_TIMEOUT, publishing).await {
@@ -347,13 +347,13 @@ impl WriteFailure {
         match self {
             Self::Conflict => "conflict",
             Self::Gone => "gone",
-            Self::Refused(_) => "refused",
+            Self::Rejected(_) => "refused",
             Self::Transient(_) => "transient",
         }
     }
 }
 
-/// Whether the existing pod has the same controller as the pod to create.
+/// Returns whether the existing pod has the same controller as the pod to create.
 fn has_same_controller(found: &RunnerPod, desired: &Pod) -> bool {
     desired.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == found.pool.1)
 }
@@ -397,7 +397,7 @@ fn failure(kind: &str, error: &kube::Error) -> WriteFailure {
         kube::Error::Api(status) => match status.code {
             404 => WriteFailure::Gone,
             409 => WriteFailure::Conflict,
-            400 | 403 | 413 | 422 => WriteFailure::Refused(status.message.clone()),
+            400 | 403 | 413 | 422 => WriteFailure::Rejected(status.message.clone()),
             _ => WriteFailure::Transient(status.message.clone()),
         },
         _ => WriteFailure::Transient(error.to_string()),

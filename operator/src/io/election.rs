@@ -36,7 +36,7 @@ struct Term {
 }
 
 impl Leadership {
-    /// Epoch of this process's term. None unless the process certainly leads now.
+    /// Epoch of this process's term. `None` unless the process certainly leads now.
     pub(super) fn epoch(&self) -> Option<u64> {
         let term = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         term.filter(|term| Instant::now() < term.until).map(|term| term.epoch)
@@ -95,25 +95,25 @@ pub(super) async fn run(
         term: None,
     };
     tokio::pin!(stop);
-    let mut announced = false;
+    let mut was_leader = false;
     loop {
         // An expired term has ended even if the next round acquires the Lease again, because calls were dropped
-        // meanwhile.
-        announced = election.announce(announced, &leadership, &events);
+        // in between.
+        was_leader = election.publish_leadership(was_leader, &leadership, &events);
         // A round must not hang past the end of the term.
         match tokio::time::timeout(RENEW_DEADLINE / 2, election.round()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "could not read or write Lease {NAME}"),
             Err(_) => tracing::warn!("timed out reading or writing Lease {NAME}"),
         }
-        announced = election.announce(announced, &leadership, &events);
+        was_leader = election.publish_leadership(was_leader, &leadership, &events);
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
             () = &mut stop => break,
         }
     }
     leadership.set(None);
-    let _ = events.send(Event::Follows);
+    let _ = events.send(Event::LostLeadership);
     if election.term.is_some() {
         match tokio::time::timeout(RETRY, election.release()).await {
             Ok(Ok(())) => tracing::info!("released the Lease"),
@@ -134,19 +134,19 @@ struct Election {
 }
 
 impl Election {
-    /// Publishes whether this process leads, and sends the core an event if that differs from `announced`, the last
-    /// published value.
-    fn announce(&mut self, announced: bool, leadership: &Leadership, events: &UnboundedSender<Event>) -> bool {
+    /// Publishes whether this process leads, and sends the core an event if that differs from `was_leader`, the value
+    /// that was published last. Returns the new value.
+    fn publish_leadership(&mut self, was_leader: bool, leadership: &Leadership, events: &UnboundedSender<Event>) -> bool {
         self.term = self.term.filter(|term| Instant::now() < term.until);
         leadership.set(self.term);
-        match (announced, self.term) {
+        match (was_leader, self.term) {
             (false, Some(term)) => {
                 tracing::info!(epoch = term.epoch, "became leader");
-                let _ = events.send(Event::Leads);
+                let _ = events.send(Event::BecameLeader);
             }
             (true, None) => {
                 tracing::warn!("lost leadership");
-                let _ = events.send(Event::Follows);
+                let _ = events.send(Event::LostLeadership);
             }
             (true, Some(_)) | (false, None) => {}
         }

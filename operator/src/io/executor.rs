@@ -12,15 +12,15 @@ use kube::{
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc::UnboundedSender};
 
-/// Maximum number of concurrent writes that users wait for. It is of the same order as the API server's default
+/// Concurrent writes that users wait for. It is of the same order as the API server's default
 /// concurrency share for one client, where more would only queue.
-const URGENT_WRITES: usize = 64;
-/// Maximum number of concurrent uncached reads.
-const READS: usize = 8;
-/// Maximum number of concurrent pod creations. The limit leaves capacity for statuses of sessions.
-const POD_CREATES: usize = 8;
-/// Maximum number of concurrent writes of Kubernetes events, which have the lowest priority.
-const EVENT_WRITES: usize = 4;
+const MAX_CONCURRENT_URGENT_WRITES: usize = 64;
+/// Concurrent uncached reads.
+const MAX_CONCURRENT_READS: usize = 8;
+/// Concurrent pod creations. The limit leaves capacity for statuses of sessions.
+const MAX_CONCURRENT_POD_CREATES: usize = 8;
+/// Concurrent writes of Kubernetes events, which have the lowest priority.
+const MAX_CONCURRENT_EVENT_WRITES: usize = 4;
 /// Rate and burst of Kubernetes events, for each of the two types. An event costs the API server as much as a status,
 /// and the conditions of the session have the same information.
 const EVENTS_PER_SECOND: f64 = 10.0;
@@ -66,10 +66,10 @@ impl Executor {
             pruned: PrunedFields::default(),
             traces,
             events,
-            reads: Semaphore::new(READS),
-            urgent_writes: Semaphore::new(URGENT_WRITES),
-            pod_creates: Semaphore::new(POD_CREATES),
-            event_writes: Semaphore::new(EVENT_WRITES),
+            reads: Semaphore::new(MAX_CONCURRENT_READS),
+            urgent_writes: Semaphore::new(MAX_CONCURRENT_URGENT_WRITES),
+            pod_creates: Semaphore::new(MAX_CONCURRENT_POD_CREATES),
+            event_writes: Semaphore::new(MAX_CONCURRENT_EVENT_WRITES),
             normal_events: RateLimiter::new(EVENTS_PER_SECOND, EVENT_BURST),
             warnings: RateLimiter::new(EVENTS_PER_SECOND, EVENT_BURST),
         }
@@ -83,10 +83,10 @@ impl Executor {
     /// Starts an effect. Its result is sent to the core as an event.
     pub(super) fn execute(self: Arc<Self>, effect: Effect) {
         match effect {
-            Effect::Follow { pod, key, address, slots } => {
-                self.runners.follow((pod, key), address, slots, self.leadership.clone());
+            Effect::StreamReports { pod, key, address, slots } => {
+                self.runners.start_stream((pod, key), address, slots, self.leadership.clone());
             }
-            Effect::Unfollow { pod } => self.runners.unfollow(&pod),
+            Effect::StopStreaming { pod } => self.runners.stop_stream(&pod),
             Effect::Observe(observation) => {
                 self.metrics.observe(&observation);
                 self.traces.observe(&observation);
@@ -96,7 +96,7 @@ impl Executor {
             Effect::Bind { session, pod, key, address, request, is_new } => {
                 tokio::spawn(async move { self.bind(session, (pod, key), address, request, is_new).await });
             }
-            Effect::End { session, pod, key, address } => {
+            Effect::EndSession { session, pod, key, address } => {
                 tokio::spawn(async move { self.end(session, (pod, key), address).await });
             }
             Effect::PatchSession { session, status, urgent } => {
@@ -114,8 +114,8 @@ impl Executor {
             Effect::CreatePod { pool, pod } => {
                 tokio::spawn(async move { self.create_pod(pool, *pod).await });
             }
-            Effect::DeletePod { key, pod, why } => {
-                tokio::spawn(async move { self.delete_pod(key, pod, why).await });
+            Effect::DeletePod { key, pod, reason } => {
+                tokio::spawn(async move { self.delete_pod(key, pod, reason).await });
             }
             Effect::AnnotatePod { key, pod, keys } => {
                 tokio::spawn(async move { self.annotate_pod(key, pod, keys).await });

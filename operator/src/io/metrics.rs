@@ -164,7 +164,7 @@ impl Default for Metrics {
         registry.register("writes", "Writes to the API server, by kind and outcome", Family::clone(&writes));
         registry.register(
             "pruned_writes",
-            "Writes of which the API server dropped fields, by kind",
+            "Writes from which the API server pruned fields, by kind",
             Family::clone(&pruned),
         );
         Self { registry, phases, waits, starts, ends, writes, pruned, calls }

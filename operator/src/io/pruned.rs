@@ -35,8 +35,8 @@ impl PrunedFields {
                         namespace = object.namespace,
                         name = object.name,
                         field,
-                        "the API server pruned a field of a write: apply the CRDs of this version, or find the webhook that removes the \
-                         field"
+                        "the API server pruned a field of a write: apply the CRDs of this version, or find the webhook \
+                         that removes the field"
                     );
                 }
             }
@@ -58,7 +58,7 @@ impl PrunedFields {
         }
     }
 
-    /// Message of the readiness probe, with the fields and what to do. None if the API server prunes no field of a
+    /// Message of the readiness probe, with the fields and what to do. `None` if the API server prunes no field of a
     /// status.
     pub(super) fn readiness_error(&self) -> Option<String> {
         self.readiness_error_at(Instant::now())
@@ -68,8 +68,8 @@ impl PrunedFields {
         let fields = self.pruned.current(now);
         (!fields.is_empty()).then(|| {
             format!(
-                "the API server prunes these fields: {}. Apply the CRDs of this version, or find the webhook that removes them. Sessions are \
-                 served meanwhile",
+                "the API server prunes these fields: {}. Apply the CRDs of this version, or find the webhook that \
+                 removes them. Sessions are still served",
                 fields.join(", ")
             )
         })
@@ -77,7 +77,7 @@ impl PrunedFields {
 }
 
 impl Fields {
-    /// Records a field. True if it is new.
+    /// Records a field. Returns whether it is new.
     fn report(&self, kind: &'static str, field: &str, now: Instant) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, last| now.duration_since(*last) < FORGET_AFTER);

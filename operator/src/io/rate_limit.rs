@@ -18,7 +18,7 @@ impl RateLimiter {
         Self { per_second, capacity, bucket: Mutex::new((capacity, Instant::now())) }
     }
 
-    /// Takes a token. False if the bucket is empty.
+    /// Takes a token. Returns `false` if the bucket is empty.
     pub(super) fn try_acquire(&self) -> bool {
         self.try_acquire_at(Instant::now())
     }

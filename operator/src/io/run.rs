@@ -1,7 +1,7 @@
 //! Runs the operator: starts the watches, the election and the admin listener, and drives the core.
 
 use crate::{
-    core::{Core, Event, runner::pod_build::Installation},
+    core::{Coordinator, Event, runner::pod_build::Installation},
     finalizers,
     io::{
         admin::{self, StatsRequest},
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Maximum number of queued requests for the statistics.
 const STATS_REQUESTS: usize = 4;
-/// Maximum number of events per step.
+/// Maximum number of events per step, without the reports of runners.
 const BATCH: usize = 1024;
 /// Maximum time between two steps.
 const MAX_SLEEP: Duration = Duration::from_secs(3600);
@@ -40,13 +40,13 @@ pub struct Options {
     pub identity: String,
     /// Listen address of probes and metrics.
     pub admin_listen: SocketAddr,
-    /// Exports spans. None if traces are not enabled.
+    /// Exports spans. `None` if traces are not enabled.
     pub tracer: Option<Arc<Tracer>>,
 }
 
 /// Runs until `stop` completes, and then releases the Lease. If the release's namespace is being deleted, no later
-/// operator can run in it, so this function removes the finalizers from all pools. Otherwise the namespace, and pools
-/// elsewhere, would wait for an operator.
+/// operator can run in it. This function then releases all pools: it removes the finalizer `camofleet.dev/drain` and
+/// sets the reason `NoOperator`. Otherwise the namespace, and pools elsewhere, would wait for an operator.
 ///
 /// # Errors
 /// The API server cannot be used, or the admin address cannot be bound.
@@ -60,8 +60,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()> + Send) -> any
     // Lease nor its key.
     if finalizers::is_terminating(&client, &namespace).await {
         let cause = format!("the operator's namespace {namespace} was deleted");
-        if let Err(error) = finalizers::abandon_pools(&client, &cause).await {
-            tracing::error!("could not abandon all pools: {error:#}");
+        if let Err(error) = finalizers::release_pools(&client, &cause).await {
+            tracing::error!("could not release all pools: {error:#}");
         }
     }
     ended
@@ -90,11 +90,11 @@ async fn serve(
     ));
     let (stats_requests, received_stats_requests) = mpsc::channel(STATS_REQUESTS);
     let admin = admin::serve(options.admin_listen, executor.clone(), &watches, stats_requests)?;
-    let core = Core::new(options.installation);
+    let core = Coordinator::new(options.installation);
     let driving = tokio::spawn(drive(core, received, received_stats_requests, executor.clone(), clock.clone()));
 
     let stopped = CancellationToken::new();
-    let mut listed = watches.watches_listed();
+    let mut listed = watches.listed_count();
     let electing = async {
         // A leader with incomplete caches would take existing objects for deleted ones.
         let all_listed = tokio::select! {
@@ -119,11 +119,12 @@ async fn serve(
     Ok(())
 }
 
-/// Steps the core with the received events, and executes its effects. The newest report of each runner precedes all
-/// other events of a step, so that no report of an earlier term follows the start of the next one. The statistics are
+/// Steps the core with the received events, and executes its effects. A step has at most [`BATCH`] events besides the
+/// newest report of each runner. The reports come first, so that no report of an earlier term follows the start of the
+/// next one. The statistics are
 /// computed only on request, because counting all queued sessions would slow down each step.
 async fn drive(
-    mut core: Core,
+    mut core: Coordinator,
     mut received: UnboundedReceiver<Event>,
     mut stats_requests: mpsc::Receiver<StatsRequest>,
     executor: Arc<Executor>,

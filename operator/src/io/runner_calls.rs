@@ -31,7 +31,7 @@ impl Executor {
         };
         let outcome = match &answer {
             Ok(_) => "ok",
-            Err(BindFailure::Refused) => "refused",
+            Err(BindFailure::NoFreeSlot) => "refused",
             Err(BindFailure::Invalid(_)) => "invalid",
             Err(BindFailure::Unknown(_)) => "unknown",
         };

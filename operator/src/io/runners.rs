@@ -1,4 +1,4 @@
-//! Calls runners, and streams the reports of those that are followed.
+//! Calls runners and streams their reports.
 
 use crate::core::{BindFailure, Event, Key, Report, Uid};
 use crate::io::{clock::Clock, election::Leadership, throttle::Throttle};
@@ -39,21 +39,21 @@ impl Tokens {
     }
 }
 
-/// The newest report of each followed runner that the core has not taken yet, and whether the runner has stopped
+/// The newest report of each streamed runner that the core has not taken yet, and whether the runner has stopped
 /// responding since. A report has the runner's whole state, so only the newest one matters, and a runner that reports
 /// faster than the core takes uses no more memory.
 #[derive(Default)]
 pub(super) struct Reports {
-    followed: Mutex<Followed>,
+    streams: Mutex<Streams>,
     arrived: Notify,
 }
 
 #[derive(Default)]
-struct Followed {
-    /// Follower of each runner, by pod. The number distinguishes the current follower from an aborted one that still
-    /// runs.
+struct Streams {
+    /// The stream of each runner, by pod. The number distinguishes the current stream from an aborted one whose task
+    /// still runs.
     tasks: HashMap<Uid, (u64, AbortHandle)>,
-    /// Number of the latest follower.
+    /// Number of the latest stream.
     last_number: u64,
     newest: HashMap<Uid, Vec<Event>>,
 }
@@ -64,26 +64,26 @@ impl Reports {
         self.arrived.notified().await;
     }
 
-    /// Takes all events: for each runner at most a report, followed by `Silent`.
+    /// Takes all events: for each runner at most a report and then `RunnerUnreachable`.
     pub(super) fn take(&self) -> Vec<Event> {
         self.lock().newest.drain().flat_map(|(_, events)| events).collect()
     }
 
     fn post(&self, number: u64, pod: &Uid, event: Event) {
-        let mut followed = self.lock();
-        if followed.tasks.get(pod).is_some_and(|(current, _)| *current == number) {
-            let newest = followed.newest.entry(pod.clone()).or_default();
-            // The next report replaces `Silent`. `Silent` does not replace the last report, which can have the ends of
-            // sessions.
-            let is_report = |event: &Event| matches!(event, Event::Runner { .. });
+        let mut streams = self.lock();
+        if streams.tasks.get(pod).is_some_and(|(current, _)| *current == number) {
+            let newest = streams.newest.entry(pod.clone()).or_default();
+            // The next report replaces `RunnerUnreachable`. The reverse is not the case, because the last report can
+            // contain the ends of sessions.
+            let is_report = |event: &Event| matches!(event, Event::RunnerReported { .. });
             newest.retain(|former| is_report(former) && !is_report(&event));
             newest.push(event);
             self.arrived.notify_one();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Followed> {
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Streams> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,7 +93,7 @@ impl Runners {
         Self { client: RunnerClient::default(), tokens, reports: Arc::default() }
     }
 
-    /// Reports of the followed runners.
+    /// Reports of the streamed runners.
     pub(super) fn reports(&self) -> Arc<Reports> {
         self.reports.clone()
     }
@@ -116,38 +116,38 @@ impl Runners {
         self.client.end(address, &self.tokens.of(pod, epoch), session).await
     }
 
-    /// Starts to follow a runner. Events of an earlier follower that the core has not taken are dropped.
-    pub(super) fn follow(&self, (pod, key): (Uid, Key), address: IpAddr, slots: u32, leadership: Leadership) {
-        self.unfollow(&pod);
-        let mut followed = self.reports.lock();
-        followed.last_number += 1;
-        let follower = Follower {
+    /// Starts the stream of a runner's reports. Events of an earlier stream that the core has not taken are dropped.
+    pub(super) fn start_stream(&self, (pod, key): (Uid, Key), address: IpAddr, slots: u32, leadership: Leadership) {
+        self.stop_stream(&pod);
+        let mut streams = self.reports.lock();
+        streams.last_number += 1;
+        let stream = ReportStream {
             client: self.client.clone(),
             tokens: self.tokens.clone(),
             leadership,
             reports: self.reports.clone(),
-            number: followed.last_number,
+            number: streams.last_number,
             pod: pod.clone(),
             key,
             address,
             slots,
             throttle: Throttle::of(slots),
         };
-        let task = (follower.number, tokio::spawn(follower.run()).abort_handle());
-        followed.tasks.insert(pod, task);
+        let task = (stream.number, tokio::spawn(stream.run()).abort_handle());
+        streams.tasks.insert(pod, task);
     }
 
-    pub(super) fn unfollow(&self, pod: &Uid) {
-        let mut followed = self.reports.lock();
-        followed.newest.remove(pod);
-        if let Some((_, task)) = followed.tasks.remove(pod) {
+    pub(super) fn stop_stream(&self, pod: &Uid) {
+        let mut streams = self.reports.lock();
+        streams.newest.remove(pod);
+        if let Some((_, task)) = streams.tasks.remove(pod) {
             task.abort();
         }
     }
 }
 
 /// Streams the reports of one runner.
-struct Follower {
+struct ReportStream {
     client: RunnerClient,
     tokens: Tokens,
     leadership: Leadership,
@@ -160,26 +160,26 @@ struct Follower {
     throttle: Throttle,
 }
 
-impl Follower {
+impl ReportStream {
     async fn run(mut self) {
         let mut failures: u32 = 0;
-        // The core stops the follower when it loses leadership. Until then, the end of the term stops it.
+        // The core stops the stream when this process loses leadership. Until then, the end of the term stops it.
         while let Some(epoch) = self.leadership.epoch() {
-            let (cause, answered) = self.stream_reports(epoch).await;
+            let (cause, answered) = self.read_reports(epoch).await;
             tracing::debug!(
                 namespace = self.key.namespace,
                 pod = self.key.name,
                 cause,
                 "lost the event stream of a runner"
             );
-            self.reports.post(self.number, &self.pod, Event::Silent { pod: self.pod.clone() });
+            self.reports.post(self.number, &self.pod, Event::RunnerUnreachable { pod: self.pod.clone() });
             failures = if answered { 1 } else { failures.saturating_add(1) };
             tokio::time::sleep(BACKOFF.after(failures)).await;
         }
     }
 
     /// Posts the runner's reports until the stream ends. Returns the cause, and whether there was a report.
-    async fn stream_reports(&mut self, epoch: u64) -> (String, bool) {
+    async fn read_reports(&mut self, epoch: u64) -> (String, bool) {
         let mut answered = false;
         let states = match self.client.events(self.address, &self.tokens.of(&self.pod, epoch), self.slots).await {
             Ok(states) => states,
@@ -192,7 +192,7 @@ impl Follower {
                 error.to_string()
             })?;
             answered = true;
-            self.reports.post(self.number, &self.pod, Event::Runner { pod: self.pod.clone(), report });
+            self.reports.post(self.number, &self.pod, Event::RunnerReported { pod: self.pod.clone(), report });
             Ok(())
         };
         let cause = self.throttle.forward(states, take).await;
@@ -204,7 +204,7 @@ impl Follower {
 fn bind_failure(error: CallError) -> BindFailure {
     match error {
         CallError::Rejected(response) => match response.reason {
-            ErrorReason::NoFreeSlot | ErrorReason::Draining => BindFailure::Refused,
+            ErrorReason::NoFreeSlot | ErrorReason::Draining => BindFailure::NoFreeSlot,
             ErrorReason::Invalid => BindFailure::Invalid(response.message),
             // The session was bound before and has ended. The runner's report has the reason.
             ErrorReason::WrongPhase
@@ -229,7 +229,7 @@ mod tests {
     /// Report of a runner without sessions.
     fn report(generation: u64) -> Event {
         let state = RunnerState { boot_id: "boot".into(), generation, slots: 1, ..RunnerState::default() };
-        Event::Runner { pod: "pod".into(), report: Report::new(state, 1).unwrap() }
+        Event::RunnerReported { pod: "pod".into(), report: Report::new(state, 1).unwrap() }
     }
 
     #[tokio::test]
@@ -246,21 +246,21 @@ mod tests {
         assert!(reports.take().is_empty());
         reports.lock().tasks.insert(pod.clone(), (2, task()));
         reports.post(1, &pod, report(1000));
-        assert!(reports.take().is_empty(), "the follower was stopped");
+        assert!(reports.take().is_empty(), "the stream was stopped");
     }
 
     #[tokio::test]
-    async fn delivers_the_last_report_before_the_silence() {
+    async fn delivers_the_last_report_before_the_loss_of_the_stream() {
         let (reports, pod) = (Reports::default(), "pod".to_owned());
         let task = tokio::spawn(std::future::pending::<()>()).abort_handle();
         reports.lock().tasks.insert(pod.clone(), (1, task));
-        let silent = || Event::Silent { pod: pod.clone() };
+        let unreachable = || Event::RunnerUnreachable { pod: pod.clone() };
         let taken = || format!("{:?}", reports.take());
-        for event in [report(1), report(2), silent(), silent()] {
+        for event in [report(1), report(2), unreachable(), unreachable()] {
             reports.post(1, &pod, event);
         }
-        assert_eq!(taken(), format!("{:?}", [report(2), silent()]));
-        for event in [silent(), report(3)] {
+        assert_eq!(taken(), format!("{:?}", [report(2), unreachable()]));
+        for event in [unreachable(), report(3)] {
             reports.post(1, &pod, event);
         }
         assert_eq!(taken(), format!("{:?}", [report(3)]), "the runner responds again");
@@ -272,7 +272,7 @@ mod tests {
         let unknown = BindFailure::Unknown("words".to_owned());
         assert_eq!(meaning(ErrorReason::WrongPhase), unknown);
         assert_eq!(meaning(ErrorReason::StaleEpoch), unknown);
-        assert_eq!(meaning(ErrorReason::Draining), BindFailure::Refused);
+        assert_eq!(meaning(ErrorReason::Draining), BindFailure::NoFreeSlot);
         assert_eq!(meaning(ErrorReason::Invalid), BindFailure::Invalid("words".to_owned()));
     }
 }

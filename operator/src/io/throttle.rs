@@ -10,9 +10,9 @@ use futures::{Stream, StreamExt};
 use std::{pin::pin, time::Duration};
 use tokio::time::Instant;
 
-/// Maximum number of states to read while one waits until it is due. A correct runner sends at most 20 states per
+/// States that are read at most while one waits until it is due. A correct runner sends at most 20 states per
 /// second and slot, which is fewer per interval for any number of slots.
-const MAX_READ_AHEAD: usize = 32;
+const MAX_STATES_READ_AHEAD: usize = 32;
 
 /// Rate limit for the states of one runner: a burst and then a steady rate, both by its number of slots.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(super) struct Throttle {
     next: Instant,
     /// Bytes after which no further state is read in an interval: the size of the largest valid state. The state that
     /// crosses this limit is still read, so an interval reads less than twice as many bytes.
-    read_ahead: usize,
+    max_bytes_read_ahead: usize,
 }
 
 impl Throttle {
@@ -31,12 +31,12 @@ impl Throttle {
     pub(super) fn of(slots: u32) -> Self {
         let interval = Duration::from_secs(1) / (2 + slots);
         let burst = interval * (8 + 2 * slots);
-        Self { interval, burst, next: Instant::now(), read_ahead: RunnerState::max_bytes(slots) }
+        Self { interval, burst, next: Instant::now(), max_bytes_read_ahead: RunnerState::max_bytes(slots) }
     }
 
     /// Forwards the newest state whenever one is due, until the stream ends or `take` rejects a state. Returns the
-    /// cause. While a state waits, newer ones replace it without being parsed. Beyond [`MAX_READ_AHEAD`], reading stops
-    /// and back-pressure reaches the runner.
+    /// cause. While a state waits, newer ones replace it without being parsed. Beyond [`MAX_STATES_READ_AHEAD`],
+    /// reading stops and back-pressure reaches the runner.
     pub(super) async fn forward(
         &mut self,
         states: impl Stream<Item = Result<EncodedState, CallError>>,
@@ -52,7 +52,7 @@ impl Throttle {
             };
             let due = self.due();
             let (mut count, mut bytes) = (1, newest.size());
-            while end.is_none() && count < MAX_READ_AHEAD && bytes < self.read_ahead {
+            while end.is_none() && count < MAX_STATES_READ_AHEAD && bytes < self.max_bytes_read_ahead {
                 let next = tokio::select! {
                     biased;
                     () = tokio::time::sleep_until(due) => break,
@@ -138,7 +138,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn limits_the_reads_from_a_flooding_runner() {
         let largest = RunnerState::max_bytes(SLOTS);
-        for (padding, per_interval) in [(0, MAX_READ_AHEAD as u64), (largest - 1024, 2)] {
+        for (padding, per_interval) in [(0, MAX_STATES_READ_AHEAD as u64), (largest - 1024, 2)] {
             let (sent, mut taken) = (Cell::new(0), 0);
             let states = endless(&sent, padding, || std::future::ready(()));
             let take = |_| {

@@ -39,7 +39,7 @@ impl Traces {
         Self { tracer, clock }
     }
 
-    /// Starts a span below the root of the session's trace. None if the session is not traced.
+    /// Starts a span below the root of the session's trace. `None` if the session is not traced.
     pub(super) fn begin(&self, session: &str, name: &'static str, kind: SpanKind) -> Option<OpenSpan> {
         let tracer = self.tracer.clone()?;
         let root = tracer.root_of(session)?;

@@ -41,7 +41,7 @@ pub(super) fn start(config: &Config, namespace: &str, events: &UnboundedSender<E
     // connection.
     let sessions = Client::try_from(config.clone())?;
     let others = Client::try_from(config.clone())?;
-    let (read, watched) = watch::channel(0);
+    let (listed, listed_count) = watch::channel(0);
     let last_seen = LastSeen::default();
     let [sessions, pools, runners, nodes, namespaces, config_map, operator_key, gateway_key] = [
         ("BrowserSession", &sessions),
@@ -58,49 +58,49 @@ pub(super) fn start(config: &Config, namespace: &str, events: &UnboundedSender<E
     let all = caches::config();
     let runner_pods = caches::config().labels(&format!("{}={}", RUNNER_LABEL.0, RUNNER_LABEL.1));
     let named = |name: &str| caches::config().fields(&format!("metadata.name={name}"));
-    tasks.spawn(follow(
+    tasks.spawn(run_watch(
         Api::all(sessions),
         all.clone(),
-        read.clone(),
+        listed.clone(),
         |session: BrowserSession| Some(Arc::new(session)),
         sender(events, Event::Sessions),
     ));
-    tasks.spawn(follow(
+    tasks.spawn(run_watch(
         Api::all(pools),
         all.clone(),
-        read.clone(),
+        listed.clone(),
         |pool: WorkerPool| Some(Arc::new(pool)),
         sender(events, Event::Pools),
     ));
     let runner = |pod: PartialPod| RunnerPod::read(&pod);
-    tasks.spawn(follow(Api::all(runners), runner_pods, read.clone(), runner, sender(events, Event::Pods)));
+    tasks.spawn(run_watch(Api::all(runners), runner_pods, listed.clone(), runner, sender(events, Event::Pods)));
     let node = |node: PartialNode| Some(read_node(&node));
-    tasks.spawn(follow(Api::all(nodes), all.clone(), read.clone(), node, sender(events, Event::Nodes)));
+    tasks.spawn(run_watch(Api::all(nodes), all.clone(), listed.clone(), node, sender(events, Event::Nodes)));
     let namespace_read = |namespace: PartialNamespace| Some(read_namespace(namespace));
-    tasks.spawn(follow(Api::all(namespaces), all, read.clone(), namespace_read, sender(events, Event::Namespaces)));
+    tasks.spawn(run_watch(Api::all(namespaces), all, listed.clone(), namespace_read, sender(events, Event::Namespaces)));
     let keys = Keys { trusted: Arc::default(), events: events.clone() };
     for (issuer, client) in [(Issuer::Operator, operator_key), (Issuer::Gateway, gateway_key)] {
         let parse_secret = move |secret: Secret| Some(keystore::keys_of_secret(&secret, issuer));
         let sender = keys.sender(move |trusted, keys| trusted.set_secret_keys(issuer, keys));
         let config = named(&public_keys_secret(issuer));
-        tasks.spawn(follow(Api::namespaced(client, namespace), config, read.clone(), parse_secret, sender));
+        tasks.spawn(run_watch(Api::namespaced(client, namespace), config, listed.clone(), parse_secret, sender));
     }
     let parse_config_map = |config_map: ConfigMap| Some(keystore::keys_of_config_map(&config_map));
     let sender = keys.sender(TrustedKeys::set_config_map_keys);
-    tasks.spawn(follow(
+    tasks.spawn(run_watch(
         Api::namespaced(config_map, namespace),
         named(PUBLIC_KEYS_CONFIG_MAP),
-        read,
+        listed,
         parse_config_map,
         sender,
     ));
-    Ok(Watches { _tasks: tasks, watched, last_seen })
+    Ok(Watches { _tasks: tasks, listed_count, last_seen })
 }
 
 /// The running watches, which stop when this is dropped.
 pub(super) struct Watches {
     _tasks: JoinSet<()>,
-    watched: watch::Receiver<usize>,
+    listed_count: watch::Receiver<usize>,
     last_seen: LastSeen,
 }
 
@@ -108,9 +108,9 @@ pub(super) struct Watches {
 pub(super) const COUNT: usize = 8;
 
 impl Watches {
-    /// Number of watches that have read their first list.
-    pub(super) fn watches_listed(&self) -> watch::Receiver<usize> {
-        self.watched.clone()
+    /// The number of watches that have received their first list.
+    pub(super) fn listed_count(&self) -> watch::Receiver<usize> {
+        self.listed_count.clone()
     }
 
     /// Time of the last data of each watch.
@@ -172,11 +172,11 @@ pub(super) fn are_all_listed(count: usize) -> bool {
     count >= COUNT
 }
 
-/// Watches objects, and increments `read` after their first complete list.
-async fn follow<K, T>(
+/// Watches objects, and increments `listed` after their first complete list.
+async fn run_watch<K, T>(
     api: Api<Trimmed<DeserializeGuard<K>>>,
     config: watcher::Config,
-    read: watch::Sender<usize>,
+    listed: watch::Sender<usize>,
     parse: impl Fn(K) -> Option<T>,
     mut on_change: impl FnMut(Change<T>),
 ) where
@@ -186,10 +186,10 @@ async fn follow<K, T>(
 {
     let mut first = true;
     let changed = move |change| {
-        let listed = matches!(change, Change::Listed(_));
+        let is_list = matches!(change, Change::Listed(_));
         on_change(change);
-        if listed && std::mem::take(&mut first) {
-            read.send_modify(|read| *read += 1);
+        if is_list && std::mem::take(&mut first) {
+            listed.send_modify(|count| *count += 1);
         }
     };
     caches::follow(api, config, parse, changed).await;
@@ -213,11 +213,11 @@ struct Keys {
 }
 
 impl Keys {
-    /// Returns a function that updates the keys from one object with `holds`. A deletion is ignored, because runners
+    /// Returns a function that passes the keys of one object to `set_keys`. A deletion is ignored, because runners
     /// keep their keys until others are published.
     fn sender<T: Send + 'static>(
         &self,
-        holds: impl Fn(&mut TrustedKeys, T) + Send + 'static,
+        set_keys: impl Fn(&mut TrustedKeys, T) + Send + 'static,
     ) -> impl FnMut(Change<T>) + Send + 'static {
         let (trusted, events) = (self.trusted.clone(), self.events.clone());
         move |change| {
@@ -228,7 +228,7 @@ impl Keys {
             };
             if let Some(keys) = keys {
                 let mut trusted = trusted.lock().unwrap_or_else(PoisonError::into_inner);
-                holds(&mut trusted, keys);
+                set_keys(&mut trusted, keys);
                 let keys = serde_json::to_string(&trusted.keys()).expect("a map of strings serializes");
                 // Sent while the lock is held, so that the keys arrive in order.
                 let _ = events.send(Event::Keys(keys));
@@ -347,7 +347,7 @@ mod tests {
             }
         });
         let (shown, mut seen) = tokio::sync::mpsc::unbounded_channel();
-        let following = follow(
+        let running = run_watch(
             Api::all(Client::new(server, "ns")),
             caches::config(),
             watch::channel(0).0,
@@ -355,7 +355,7 @@ mod tests {
             move |change| shown.send(change).unwrap(),
         );
         let change = tokio::select! {
-            () = following => unreachable!("a watch runs forever"),
+            () = running => unreachable!("a watch runs forever"),
             change = seen.recv() => change.unwrap(),
         };
         let Change::Listed(sessions) = change else { panic!("the first change is a list: {change:?}") };

@@ -6,11 +6,11 @@ use camofleet_crds::v1alpha1::{
     WorkerPoolSpec, WorkerPoolStatus,
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Event, FleetStats, Key, Monotonic, Namespace, Node, Now, Observation, Report, WriteFailure,
+    Change, Coordinator, Effect, Event, FleetStats, Key, Monotonic, Namespace, Node, Now, Observation, Report, WriteFailure,
     runner::pod_build::revision,
     runner::pod_read::{PendingReason, PodPhase, RunnerPod},
 };
-use camofleet_runner_api::{BindResponse, Hot, RunnerState, Session, SessionPhase, StartPage};
+use camofleet_runner_api::{BindResponse, BrowserCounts, RunnerState, Session, SessionPhase, StartPage};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::{SignedDuration, Timestamp},
@@ -38,7 +38,7 @@ pub fn on_pool(namespace: &str, pool: &str) -> BrowserSessionSpec {
 }
 
 pub struct Fleet {
-    core: Core,
+    core: Coordinator,
     millis: i64,
     version: u64,
     pools: BTreeMap<Key, WorkerPool>,
@@ -61,8 +61,8 @@ pub struct Fleet {
     terminating: Vec<String>,
     /// New pods other than canaries do not become warm.
     pub non_canaries_stay_cold: bool,
-    /// The API server refuses canaries.
-    pub canaries_refused: bool,
+    /// The API server rejects canaries.
+    pub canaries_rejected: bool,
     /// The canaries that were created.
     pub canaries: Vec<String>,
     /// Sessions and their pods, in the order of the bind calls.
@@ -95,7 +95,7 @@ impl Fleet {
     /// A leader without any objects.
     pub fn new() -> Self {
         let mut fleet = Self {
-            core: Core::new(installation()),
+            core: Coordinator::new(installation()),
             millis: 60_000,
             version: 10,
             pools: BTreeMap::new(),
@@ -110,7 +110,7 @@ impl Fleet {
             canaries_fail: false,
             terminating: Vec::new(),
             non_canaries_stay_cold: false,
-            canaries_refused: false,
+            canaries_rejected: false,
             canaries: Vec::new(),
             bound: Vec::new(),
             watch_is_faster: false,
@@ -246,8 +246,13 @@ impl Fleet {
     /// Deletes a session. Its runner takes no more sessions.
     pub fn delete_and_spend(&mut self, uid: &str) {
         let (pod, generation) = self.holding(uid).unwrap();
-        let state =
-            RunnerState { spent: true, free: 0, hot: Hot::default(), warm: false, ..state(Vec::new(), generation + 1) };
+        let state = RunnerState {
+            spent: true,
+            free: 0,
+            hot: BrowserCounts::default(),
+            warm: false,
+            ..state(Vec::new(), generation + 1)
+        };
         self.runners.insert(pod.clone(), state.clone());
         let session = self.sessions.remove(uid).unwrap();
         self.step([Event::Sessions(Change::Deleted(Arc::new(session))), reported(&pod, &state)]);
@@ -291,7 +296,7 @@ impl Fleet {
         let mut reports = Vec::new();
         for (pod, state) in of_pool {
             state.generation += 1;
-            (state.warm, state.hot) = (warm, Hot { headless: u32::from(warm), headful: 0 });
+            (state.warm, state.hot) = (warm, BrowserCounts { headless: u32::from(warm), headful: 0 });
             reports.push(reported(pod, state));
         }
         self.step(reports);
@@ -396,7 +401,7 @@ impl Fleet {
 
     /// Another operator becomes the leader, and knows only the stored objects.
     pub fn change_leader(&mut self) {
-        self.core = Core::new(installation());
+        self.core = Coordinator::new(installation());
         let sessions = self.sessions.values().cloned().map(Arc::new).collect();
         let pools = self.pools.values().cloned().map(Arc::new).collect();
         let pods = self.pods.values().cloned().collect();
@@ -408,7 +413,7 @@ impl Fleet {
             Event::Pools(Change::Listed(pools)),
             Event::Pods(Change::Listed(pods)),
             Event::Sessions(Change::Listed(sessions)),
-            Event::Leads,
+            Event::BecameLeader,
         ];
         events.extend(reports);
         self.step(events);
@@ -422,9 +427,9 @@ impl Fleet {
         self.core.stats(Monotonic(self.millis))
     }
 
-    /// The core loses the leadership.
-    pub fn follow(&mut self) {
-        self.step([Event::Follows]);
+    /// The core loses leadership.
+    pub fn lose_leadership(&mut self) {
+        self.step([Event::LostLeadership]);
     }
 
     pub fn remove_pool(&mut self, namespace: &str, name: &str) {
@@ -496,8 +501,8 @@ impl Fleet {
                 let ordinal = labels["camofleet.dev/ordinal"].parse().unwrap();
                 let env = pod.spec.unwrap().containers.remove(0).env.unwrap();
                 let is_canary = env.iter().any(|variable| variable.name == "RUNNER_PROVE");
-                if is_canary && self.canaries_refused {
-                    let answer = Err(WriteFailure::Refused("exceeded quota".into()));
+                if is_canary && self.canaries_rejected {
+                    let answer = Err(WriteFailure::Rejected("exceeded quota".into()));
                     return vec![Event::PodCreated { pool, name, answer }];
                 }
                 let made = RunnerPod {
@@ -513,7 +518,7 @@ impl Fleet {
                     let state = self.runners.get_mut(&made.uid).unwrap();
                     // One slot has the browser that fails.
                     let slots = u32::try_from(self.pools[&pool].spec.slots_per_runner).unwrap();
-                    (state.warm, state.hot) = (false, Hot { headless: slots - 1, headful: 0 });
+                    (state.warm, state.hot) = (false, BrowserCounts { headless: slots - 1, headful: 0 });
                     state.launch_error = Some("no such browser".into());
                 }
                 let created = Event::PodCreated { pool, name, answer: Ok(()) };
@@ -595,7 +600,7 @@ fn ready_session(namespace: &str, name: &str, uid: &str, display: Display) -> Se
 
 /// The event of a runner's report.
 fn reported(pod: &str, state: &RunnerState) -> Event {
-    Event::Runner { pod: pod.to_owned(), report: Report::new(state.clone(), state.slots).unwrap() }
+    Event::RunnerReported { pod: pod.to_owned(), report: Report::new(state.clone(), state.slots).unwrap() }
 }
 
 /// The state of a runner with one slot.
@@ -611,7 +616,7 @@ fn state(sessions: Vec<Session>, generation: u64) -> RunnerState {
         slots: 1,
         free,
         spent: false,
-        hot: Hot { headless: free, headful: 0 },
+        hot: BrowserCounts { headless: free, headful: 0 },
         warm: free == 1,
         launch_error: None,
         sessions,

@@ -7,11 +7,11 @@ use camofleet_crds::{
     v1alpha1::{BrowserSession, BrowserSessionSpec, Display, Engine, StartTier, WorkerPool, WorkerPoolSpec},
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Event, Key, Monotonic, Node, Now, ReadFailure, Report,
+    Change, Coordinator, Effect, Event, Key, Monotonic, Node, Now, ReadFailure, Report,
     runner::pod_build::revision,
     runner::pod_read::{PartialPod, PendingReason, PodPhase, RunnerPod},
 };
-use camofleet_runner_api::{Hot, RunnerState, Session, SessionPhase, StartPage};
+use camofleet_runner_api::{BrowserCounts, RunnerState, Session, SessionPhase, StartPage};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::{SignedDuration, Timestamp},
@@ -64,7 +64,7 @@ fn state(sessions: Vec<Session>, generation: u64) -> RunnerState {
         engine: Some(Engine::Firefox),
         slots: 1,
         free,
-        hot: Hot { headless: free, headful: 0 },
+        hot: BrowserCounts { headless: free, headful: 0 },
         warm: true,
         sessions,
         ..RunnerState::default()
@@ -86,7 +86,7 @@ fn listed(uid: String, name: &str) -> Session {
 }
 
 fn reports(pod: &RunnerPod, state: RunnerState) -> Event {
-    Event::Runner { pod: pod.uid.clone(), report: Report::new(state, pod.slots).unwrap() }
+    Event::RunnerReported { pod: pod.uid.clone(), report: Report::new(state, pod.slots).unwrap() }
 }
 
 /// The answer to an uncached read of session `ns/name`.
@@ -103,8 +103,8 @@ fn session_created(session: BrowserSession) -> Event {
 }
 
 /// A core that leads from [`START`] on, with these pools and pods.
-fn leader(pools: &[WorkerPool], pods: &[RunnerPod], cpus: usize) -> (Core, Vec<Effect>) {
-    let mut core = Core::new(installation());
+fn leader(pools: &[WorkerPool], pods: &[RunnerPod], cpus: usize) -> (Coordinator, Vec<Effect>) {
+    let mut core = Coordinator::new(installation());
     let node = Node { name: "node".into(), ready: true, cordoned: false, cpus };
     let events = [
         Event::Keys("{}".into()),
@@ -112,14 +112,14 @@ fn leader(pools: &[WorkerPool], pods: &[RunnerPod], cpus: usize) -> (Core, Vec<E
         Event::Pools(Change::Listed(pools.iter().cloned().map(Arc::new).collect())),
         Event::Pods(Change::Listed(pods.to_vec())),
         Event::Sessions(Change::Listed(Vec::new())),
-        Event::Leads,
+        Event::BecameLeader,
     ];
     let effects = core.step(events, at(START));
     (core, effects)
 }
 
 /// Steps the core at each of its timers until the given time.
-fn advance(core: &mut Core, until: i64) -> Vec<Effect> {
+fn advance(core: &mut Coordinator, until: i64) -> Vec<Effect> {
     let mut effects = Vec::new();
     while let Some(Monotonic(due)) = core.next_timer().filter(|due| due.0 <= until) {
         effects.extend(core.step([], at(due)));
@@ -183,7 +183,7 @@ fn reads_only_pods_controlled_by_a_worker_pool() {
 }
 
 #[test]
-fn follows_only_runners_of_known_pools() {
+fn streams_only_runners_of_known_pools() {
     let (good, absent) = (pool("ns", "good", 1), pool("ns", "absent", 1));
     let former = WorkerPool { metadata: pool("ns", "good", 1).metadata, ..good.clone() };
     let mut of_former = pod(&former, "of-former", 0);
@@ -195,8 +195,8 @@ fn follows_only_runners_of_known_pools() {
     let own = pod(&good, "own", 0);
     let pods = [&claims[..], std::slice::from_ref(&own)].concat();
     let (mut core, effects) = leader(std::slice::from_ref(&good), &pods, 4);
-    let followed: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Follow { .. })).collect();
-    assert!(matches!(followed[..], [Effect::Follow { pod, .. }] if *pod == own.uid), "{followed:?}");
+    let streamed: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::StreamReports { .. })).collect();
+    assert!(matches!(streamed[..], [Effect::StreamReports { pod, .. }] if *pod == own.uid), "{streamed:?}");
 
     // The claimants report sessions, which would make the pool's own runner surplus, and they offer slots.
     let mut effects = core.step([reports(&own, state(Vec::new(), 1))], at(START + 1));
@@ -216,7 +216,7 @@ fn follows_only_runners_of_known_pools() {
 
     // A pod is adopted when its pool arrives later.
     let effects = core.step([Event::Pools(Change::Applied(Arc::new(absent)))], at(START + 30_000));
-    let adopted = |effect: &Effect| matches!(effect, Effect::Follow { pod, .. } if *pod == claims[0].uid);
+    let adopted = |effect: &Effect| matches!(effect, Effect::StreamReports { pod, .. } if *pod == claims[0].uid);
     assert!(effects.iter().any(adopted), "{effects:?}");
 }
 
@@ -316,7 +316,7 @@ fn launches_beside_cold_runners(late: i64, replaced: bool, lists: impl Fn(u32) -
     for warm in [true, false] {
         let report = |pod: &RunnerPod| {
             let state = state(lists(pod.ordinal), if warm { 1 } else { 2 });
-            reports(pod, RunnerState { hot: Hot::default(), warm, ..state })
+            reports(pod, RunnerState { hot: BrowserCounts::default(), warm, ..state })
         };
         core.step(pods.iter().map(report).collect::<Vec<_>>(), at(START + 100));
     }
@@ -388,9 +388,9 @@ fn a_draining_pool_publishes_the_finalizer_removal_command() {
 #[test]
 fn scheduling_starts_after_30_s_despite_an_unreported_runner() {
     let (evil, good) = (pool("evil", "p", 1), pool("good", "p", 1));
-    let (silent, reporting) = (pod(&evil, "silent", 0), pod(&good, "reporting", 0));
-    let (mut core, _) = leader(&[evil, good], &[silent.clone(), reporting.clone()], 4);
-    // The silent runner neither reports nor fails to answer.
+    let (unreported, reporting) = (pod(&evil, "unreported", 0), pod(&good, "reporting", 0));
+    let (mut core, _) = leader(&[evil, good], &[unreported.clone(), reporting.clone()], 4);
+    // The unreported runner neither reports nor becomes unreachable.
     let events = [
         reports(&reporting, state(Vec::new(), 1)),
         session_created(waiting_session("good", "s", "p")),
@@ -401,7 +401,7 @@ fn scheduling_starts_after_30_s_despite_an_unreported_runner() {
     assert_eq!(
         bound_sessions(&effects),
         Vec::<&str>::new(),
-        "a former leader may have bound the session to the silent runner"
+        "a former leader may have bound the session to the unreported runner"
     );
     let effects = advance(&mut core, START + 30_000);
     assert_eq!(bound_sessions(&effects), ["s"], "the unreported runner gets no session");
@@ -409,7 +409,7 @@ fn scheduling_starts_after_30_s_despite_an_unreported_runner() {
     assert_eq!(deleted_pods(&effects), Vec::<&str>::new());
     assert!(!created_namespaces(&effects).contains(&"evil"), "the unreported runner is not replaced");
     // It gets a session once it has reported.
-    let effects = core.step([reports(&silent, state(Vec::new(), 1))], at(START + 201_000));
+    let effects = core.step([reports(&unreported, state(Vec::new(), 1))], at(START + 201_000));
     assert_eq!(bound_sessions(&effects), ["e"]);
 }
 
@@ -420,8 +420,8 @@ fn keeps_a_runner_that_has_not_reported() {
     let mut old = pod(&shrunk, "old", 0);
     old.revision = "former".into();
     let (mut core, mut effects) = leader(&[shrunk], std::slice::from_ref(&old), 4);
-    // The runner does not answer, so scheduling does not wait for it. It may have a session of a former leader.
-    effects.extend(core.step([Event::Silent { pod: old.uid.clone() }], at(START + 100)));
+    // The runner is unreachable, so scheduling does not wait for it. It may have a session of a former leader.
+    effects.extend(core.step([Event::RunnerUnreachable { pod: old.uid.clone() }], at(START + 100)));
     effects.extend(advance(&mut core, START + 200_000));
     assert_eq!(deleted_pods(&effects), Vec::<&str>::new(), "the runner is surplus and outdated, but may be busy");
     let effects = core.step([reports(&old, state(Vec::new(), 1))], at(START + 200_100));
@@ -429,10 +429,10 @@ fn keeps_a_runner_that_has_not_reported() {
 }
 
 #[test]
-fn ends_an_older_bind_after_the_newer_one_is_published() {
+fn ends_a_duplicate_once_the_other_bind_is_published() {
     let (first, second) = (pool("ns", "a", 1), pool("ns", "b", 1));
-    let (silent, reporting) = (pod(&first, "silent", 0), pod(&second, "reporting", 0));
-    let (mut core, _) = leader(&[first, second], &[silent.clone(), reporting.clone()], 4);
+    let (unreported, reporting) = (pod(&first, "unreported", 0), pod(&second, "reporting", 0));
+    let (mut core, _) = leader(&[first, second], &[unreported.clone(), reporting.clone()], 4);
     let waiting = session("ns", "s", 60, BrowserSessionSpec::default());
     let report = reports(&reporting, state(Vec::new(), 1));
     core.step([report, session_created(waiting)], at(START + 100));
@@ -440,9 +440,9 @@ fn ends_an_older_bind_after_the_newer_one_is_published() {
     assert_eq!(bound_sessions(&effects), ["s"]);
     let taken = reports(&reporting, state(vec![listed("s".into(), "s")], 2));
     let mut effects = core.step([taken], at(START + 30_100));
-    let older = reports(&silent, state(vec![listed("s".into(), "s")], 1));
+    let older = reports(&unreported, state(vec![listed("s".into(), "s")], 1));
     effects.extend(core.step([older.clone()], at(START + 30_200)));
-    let ends = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::End { .. })).count();
+    let ends = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::EndSession { .. })).count();
     assert_eq!(ends(&effects), 0, "a late write of a former leader may still name the older runner");
     let written = effects.iter().find_map(|effect| match effect {
         Effect::PatchSession { session, status, .. } => Some((session.clone(), status.clone())),
@@ -454,7 +454,7 @@ fn ends_an_older_bind_after_the_newer_one_is_published() {
     published.metadata.resource_version = Some("9".into());
     let patched = Event::SessionPatched { session: object, answer: Ok(Arc::new(published)) };
     let effects = core.step([patched], at(START + 30_300));
-    let on_older = |effect: &Effect| matches!(effect, Effect::End { pod, .. } if *pod == silent.uid);
+    let on_older = |effect: &Effect| matches!(effect, Effect::EndSession { pod, .. } if *pod == unreported.uid);
     assert!(effects.iter().any(on_older), "{effects:?}");
 }
 
@@ -488,11 +488,11 @@ fn limits_reads_caused_by_invented_sessions() {
 }
 
 #[test]
-fn does_not_repeat_a_refused_orphan_read_and_forgets_orphans_with_their_runner() {
+fn does_not_repeat_a_rejected_orphan_read_and_forgets_orphans_with_their_runner() {
     let evil = pool("evil", "p", 1);
     let liar = pod(&evil, "liar", 0);
     let (mut core, _) = leader(std::slice::from_ref(&evil), std::slice::from_ref(&liar), 4);
-    let lists = |core: &mut Core, generation: u64, now: i64| {
+    let lists = |core: &mut Coordinator, generation: u64, now: i64| {
         let invented = (0..3).map(|at| listed(format!("x-{at}"), "x")).collect();
         core.step([reports(&liar, state(invented, generation))], at(now))
     };
@@ -502,7 +502,7 @@ fn does_not_repeat_a_refused_orphan_read_and_forgets_orphans_with_their_runner()
     let [first, second, third] = &asked[..] else { unreachable!() };
     core.step(
         [
-            session_read("x", first.clone(), Err(ReadFailure::Refused)),
+            session_read("x", first.clone(), Err(ReadFailure::Rejected)),
             session_read("x", second.clone(), Ok(None)),
             session_read("x", third.clone(), Err(ReadFailure::Transient)),
         ],
@@ -536,7 +536,7 @@ fn clamps_reported_numbers_without_overflow() {
     let evil = pool("evil", "p", 1);
     let liar = pod(&evil, "liar", 0);
     let (mut core, _) = leader(std::slice::from_ref(&evil), std::slice::from_ref(&liar), 4);
-    let hot = Hot { headless: u32::MAX, headful: 1 };
+    let hot = BrowserCounts { headless: u32::MAX, headful: 1 };
     let boundless = RunnerState { hot, free: u32::MAX, slots: u32::MAX, ..state(Vec::new(), u64::MAX) };
     core.step([reports(&liar, boundless)], at(START + 100));
     let effects = advance(&mut core, START + 5_000);
@@ -550,7 +550,7 @@ fn clamps_reported_numbers_without_overflow() {
 
 fn ended_sessions(effects: &[Effect]) -> Vec<String> {
     let ended = effects.iter().filter_map(|effect| match effect {
-        Effect::End { session, .. } => Some(session.clone()),
+        Effect::EndSession { session, .. } => Some(session.clone()),
         _ => None,
     });
     ended.collect()
@@ -560,7 +560,7 @@ const WIDE: u32 = 32;
 
 /// A leader with a runner of 32 slots and as many deleted sessions as the runner can list. Also returns the runner's
 /// list.
-fn wide_runner_of_deleted_sessions() -> (Core, RunnerPod, Vec<Session>) {
+fn wide_runner_of_deleted_sessions() -> (Coordinator, RunnerPod, Vec<Session>) {
     let mut wide = pool("ns", "p", 1);
     wide.spec.slots_per_runner = i32::try_from(WIDE).unwrap();
     let runner = RunnerPod { slots: WIDE, ..pod(&wide, "wide", 0) };

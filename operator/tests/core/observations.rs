@@ -100,7 +100,7 @@ fn forgets_the_metrics_of_a_deleted_pool() {
     assert_eq!(fleet.forgotten, [key("a")]);
     assert!(fleet.stats().unwrap().slots.iter().all(|(pool, _)| *pool != key("a")));
     // A follower that led before still has metrics of its pools.
-    fleet.follow();
+    fleet.lose_leadership();
     fleet.remove_pool("own", "b");
     assert_eq!(fleet.forgotten, [key("a"), key("b")]);
 }

@@ -74,12 +74,12 @@ fn a_published_shape_makes_the_same_pods() {
 }
 
 /// The shape of a default pool as published by the previous version (e72e65b).
-const FORMER_SHAPE: &str = r#"{"slotsPerRunner":1,"allowedNamespaces":{"from":"Same"},"limits":{"maxPriority":0},"engine":"Auto","screen":{"width":1280,"height":720},"sessionDefaults":{},"template":{"image":"former","metadata":{}},"rollout":{"maxUnavailable":1,"drainTimeoutSeconds":600},"disruption":"WhenIdle"}"#;
+const PREVIOUS_SHAPE: &str = r#"{"slotsPerRunner":1,"allowedNamespaces":{"from":"Same"},"limits":{"maxPriority":0},"engine":"Auto","screen":{"width":1280,"height":720},"sessionDefaults":{},"template":{"image":"former","metadata":{}},"rollout":{"maxUnavailable":1,"drainTimeoutSeconds":600},"disruption":"WhenIdle"}"#;
 
 #[test]
 fn a_shape_from_the_previous_version_keeps_its_probe_port() {
     let mut pool = WorkerPool::new("pool", WorkerPoolSpec::default());
-    let current = CurrentRevision { revision: "0123456789".into(), shape: FORMER_SHAPE.into() };
+    let current = CurrentRevision { revision: "0123456789".into(), shape: PREVIOUS_SHAPE.into() };
     pool.status = Some(WorkerPoolStatus { current_revision: Some(current), ..WorkerPoolStatus::default() });
     let published = Shape::published(&pool).unwrap();
     let made = |shape: &Shape| runner_pod(shape, &installation(), 0, None, "{}", false);

@@ -9,11 +9,11 @@ use camofleet_crds::{
     },
 };
 use camofleet_operator::core::{
-    Change, Core, Effect, Event, Key, Monotonic, Now, Report, WriteFailure,
+    Change, Coordinator, Effect, Event, Key, Monotonic, Now, Report, WriteFailure,
     runner::pod_build::revision,
     runner::pod_read::{PodPhase, RunnerPod},
 };
-use camofleet_runner_api::{BindResponse, Hot, RunnerState, Session, SessionPhase, StartPage};
+use camofleet_runner_api::{BindResponse, BrowserCounts, RunnerState, Session, SessionPhase, StartPage};
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     jiff::{SignedDuration, Timestamp},
@@ -25,7 +25,7 @@ const POD: &str = "pod-1";
 
 /// A leader with one pool and one runner of two slots.
 struct Leader {
-    core: Core,
+    core: Coordinator,
     millis: i64,
     pool: WorkerPool,
 }
@@ -38,7 +38,7 @@ impl Leader {
         pool.metadata.generation = Some(1);
         pool.metadata.resource_version = Some("1".into());
         pool.metadata.finalizers = Some(vec!["camofleet.dev/drain".into()]);
-        Self { core: Core::new(installation()), millis: 1_000_000, pool }
+        Self { core: Coordinator::new(installation()), millis: 1_000_000, pool }
     }
 
     fn leading(mut self) -> Self {
@@ -47,7 +47,7 @@ impl Leader {
             Event::Keys("{}".into()),
             Event::Pools(Change::Listed(vec![pool])),
             Event::Pods(Change::Listed(vec![pod])),
-            Event::Leads,
+            Event::BecameLeader,
         ]);
         self
     }
@@ -139,7 +139,7 @@ fn reports_sessions(sessions: &[&str]) -> Event {
 }
 
 fn reported(state: RunnerState) -> Event {
-    Event::Runner { pod: POD.into(), report: Report::new(state, 2).unwrap() }
+    Event::RunnerReported { pod: POD.into(), report: Report::new(state, 2).unwrap() }
 }
 
 fn state_with(sessions: &[&str]) -> RunnerState {
@@ -165,7 +165,7 @@ fn state_with(sessions: &[&str]) -> RunnerState {
         slots: 2,
         free: 2 - used,
         spent: false,
-        hot: Hot { headless: 2 - used, headful: 0 },
+        hot: BrowserCounts { headless: 2 - used, headful: 0 },
         warm: true,
         launch_error: None,
         sessions: sessions.collect(),
@@ -186,7 +186,7 @@ fn an_older_list_does_not_delete_a_session_found_by_an_uncached_read() {
         Event::SessionRead { key: Key::of(found.as_ref()), session: "s-1".into(), answer: Ok(Some(found.clone())) };
     // The list is older than the object.
     let effects = leader.step([read, Event::Sessions(Change::Listed(Vec::new()))]);
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::End { .. })), "the session was ended: {effects:?}");
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::EndSession { .. })), "the session was ended: {effects:?}");
     let effects = leader.step([Event::Sessions(Change::Applied(found))]);
     assert!(
         effects.iter().any(|effect| matches!(effect, Effect::Bind { .. })),
@@ -303,8 +303,8 @@ fn retries_a_pod_deletion_after_a_conflict() {
     let conflict = Event::PodDeleted { pod: POD.into(), answer: Err(WriteFailure::Conflict) };
     let effects = leader.step([conflict]);
     assert!(
-        !effects.iter().any(|effect| matches!(effect, Effect::Unfollow { .. })),
-        "the runner is no longer followed: {effects:?}"
+        !effects.iter().any(|effect| matches!(effect, Effect::StopStreaming { .. })),
+        "the stream of the runner was stopped: {effects:?}"
     );
     let effects = leader.advance(1_000);
     assert!(effects.iter().any(is_delete), "the deletion is not repeated: {effects:?}");
@@ -345,7 +345,7 @@ fn publishes_a_pool_while_it_creates_a_runner() {
     let pod = leader.pod();
     let (pool, first) = (Arc::new(leader.pool.clone()), Event::Pods(Change::Listed(vec![pod])));
     let effects =
-        leader.step([Event::Keys("{}".into()), Event::Pools(Change::Listed(vec![pool])), first, Event::Leads]);
+        leader.step([Event::Keys("{}".into()), Event::Pools(Change::Listed(vec![pool])), first, Event::BecameLeader]);
     let (pool, status) = published_pool(&effects).expect("the status is written");
     leader.step([with_status(&pool, status, "3")]);
     // The second runner is created once the first one is warm. The status with the first one follows the last write
@@ -371,7 +371,7 @@ fn retries_a_disruption_budget_and_publishes_a_foreign_one() {
         Event::Keys("{}".into()),
         Event::Pools(Change::Listed(vec![pool])),
         Event::Pods(Change::Listed(vec![pod])),
-        Event::Leads,
+        Event::BecameLeader,
         reports_sessions(&[]),
     ]);
     let mut effects = leader.answer_pool_writes(effects);
@@ -379,8 +379,8 @@ fn retries_a_disruption_budget_and_publishes_a_foreign_one() {
         |leader: &Leader, answer| Event::DisruptionBudgetApplied { pool: Arc::new(leader.pool.clone()), answer };
     for attempt in 1..=8 {
         assert!(protects(&effects), "the budget was not written again after {} attempts: {effects:?}", attempt - 1);
-        let refused = protected(&leader, Err(WriteFailure::Refused("the budget has another owner".into())));
-        let answered = leader.step([refused]);
+        let rejected = protected(&leader, Err(WriteFailure::Rejected("the budget has another owner".into())));
+        let answered = leader.step([rejected]);
         effects = leader.answer_pool_writes(answered);
         effects.extend(leader.advance_with_pool_writes(60_000));
     }
@@ -414,7 +414,7 @@ fn ignores_answers_about_a_deleted_pool_of_the_same_name() {
     let mut leader = Leader::new();
     let (pool, pod) = (Arc::new(leader.pool.clone()), leader.pod());
     let (pools, pods) = (Event::Pools(Change::Listed(vec![pool])), Event::Pods(Change::Listed(vec![pod])));
-    let effects = leader.step([Event::Keys("{}".into()), pools, pods, Event::Leads, reports_sessions(&[])]);
+    let effects = leader.step([Event::Keys("{}".into()), pools, pods, Event::BecameLeader, reports_sessions(&[])]);
     let (former, status) = published_pool(&effects).expect("the status is written");
     assert!(protects(&effects));
     let effects = recreate_pool(&mut leader);
@@ -451,7 +451,7 @@ fn keeps_runners_when_the_template_becomes_too_large() {
         Event::Keys("{}".into()),
         Event::Pools(Change::Listed(vec![pool])),
         pods,
-        Event::Leads,
+        Event::BecameLeader,
         reports_sessions(&[]),
     ]);
     effects.extend(leader.advance_with_pool_writes(60_000));
@@ -460,7 +460,7 @@ fn keeps_runners_when_the_template_becomes_too_large() {
 }
 
 #[test]
-fn only_the_leader_reports_load() {
+fn only_the_leader_exports_stats() {
     let mut leader = Leader::new();
     leader.pool.status = Some(WorkerPoolStatus::default());
     leader.pool.status.as_mut().unwrap().slots.hot = 2;
@@ -471,6 +471,6 @@ fn only_the_leader_reports_load() {
     let [(pool, slots)] = stats.slots.as_slice() else { panic!("expected one pool: {stats:?}") };
     assert_eq!((pool, slots.hot), (&Key::of(&leader.pool), 2));
     assert_eq!(stats.queues.iter().map(|queue| queue.sessions).sum::<usize>(), 1);
-    leader.step([Event::Follows]);
+    leader.step([Event::LostLeadership]);
     assert_eq!(leader.core.stats(leader.now().monotonic), None);
 }

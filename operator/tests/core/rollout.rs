@@ -1,4 +1,4 @@
-//! Rollouts: a canary tests a new shape, and no session or slot is lost.
+//! Rollouts: a canary tests the update shape, and no session or slot is lost.
 
 use super::fleet::{Fleet, on_pool, session};
 use camofleet_crds::{
@@ -71,12 +71,12 @@ fn a_failed_canary_stops_the_rollout() {
     assert_eq!((fleet.canaries.len(), fleet.removed.len()), (1, 0));
     assert_eq!(stalled(&fleet).as_deref(), Some(reasons::CANARY_FAILED));
     let status = fleet.pool_status("own", "pool");
-    assert!(conditions::is_true(&status.conditions, conditions::READY), "runners of the previous shape serve");
+    assert!(conditions::is_true(&status.conditions, conditions::READY), "runners of the current revision serve");
     let ready = conditions::get(&status.conditions, conditions::READY).unwrap();
     assert_eq!(ready.reason, reasons::CANARY_FAILED, "`kubectl get -o wide` shows this reason: {}", ready.message);
     assert_eq!((status.replicas, status.ready_replicas, status.updated_replicas, status.slots.total), (4, 3, 1, 3));
 
-    // Spent runners are replaced in the previous shape, also by a new leader.
+    // Spent runners are replaced by runners of the current revision, also by a new leader.
     for (round, uid) in ["s00", "s01", "s02", "s03"].into_iter().enumerate() {
         if round == 2 {
             fleet.change_leader();
@@ -129,7 +129,7 @@ fn keeps_the_current_shape_when_the_template_is_too_large() {
     let message = &conditions::get(&conditions, STALLED).unwrap().message;
     assert!(message.contains("spec.template has 1400000 bytes") && message.contains("at most 32768"), "{message}");
     assert_eq!(conditions::get(&conditions, READY).unwrap().status, "True");
-    // A failed runner is replaced in the previous shape, also by a new leader.
+    // A failed runner is replaced by one of the current revision, also by a new leader.
     fleet.change_leader();
     fleet.fail_pod("own/pool/0");
     fleet.advance(30_000);
@@ -153,7 +153,7 @@ fn creates_no_runner_when_the_first_template_is_too_large() {
     assert_eq!(
         stalled(&fleet).as_deref(),
         Some(reasons::TEMPLATE_TOO_LARGE),
-        "the refusal is published before any runner is needed"
+        "the rejection is published before any runner is needed"
     );
     fleet.edit("own", "pool", |spec| spec.replicas = Some(2));
     fleet.advance(700_000);
@@ -264,7 +264,7 @@ fn creates_no_canary_while_the_pool_is_scaled_to_zero() {
     fleet.create(sessions(1, 2));
     fleet.advance(2_000);
     assert_eq!((fleet.status("s01").state, fleet.canaries.len()), (SessionState::Ready, 1));
-    assert!(fleet.pods().any(|pod| Some(&pod.revision) == previous.as_ref()), "the proven shape serves");
+    assert!(fleet.pods().any(|pod| Some(&pod.revision) == previous.as_ref()), "runners of the current revision serve");
     fleet.delete("s01");
     for _ in 0..9 {
         fleet.advance(70_000);
@@ -286,12 +286,12 @@ fn replaces_broken_runners_regardless_of_max_unavailable() {
 }
 
 #[test]
-fn a_canary_refused_by_a_quota_displaces_an_idle_runner() {
+fn a_canary_rejected_by_a_quota_displaces_an_idle_runner() {
     for (max_unavailable, removed) in [(0, 0), (1, 1)] {
         let mut fleet = Fleet::new();
         fleet.pool("own", "pool", 3, reusable(max_unavailable));
         fleet.advance(2_000);
-        fleet.canaries_refused = true;
+        fleet.canaries_rejected = true;
         fleet.edit("own", "pool", change_image);
         fleet.advance(60_000);
         assert_eq!((fleet.removed.len(), fleet.runners()), (removed, 3 - removed), "maxUnavailable {max_unavailable}");

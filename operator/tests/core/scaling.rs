@@ -63,7 +63,7 @@ fn does_not_count_spent_runners_as_capacity() {
 }
 
 #[test]
-fn churn_is_not_reported_as_no_progress() {
+fn runners_that_become_warm_again_are_progress() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "pool", 1, WorkerPoolSpec { sessions_per_runner: Some(0), ..WorkerPoolSpec::default() });
     for round in 0..40 {

@@ -123,9 +123,9 @@ fn limits_concurrent_queued_writes() {
     assert_eq!((queued, fleet.most_queued_writes), (59, 8));
 }
 
-/// A session that names no pool takes no slot of a pool where another session has an earlier turn.
+/// A session that names no pool takes no slot of a pool where another session has a better rank.
 #[test]
-fn turns_are_counted_per_pool() {
+fn fair_shares_are_computed_per_pool() {
     let mut fleet = Fleet::new();
     fleet.pool("own", "y", 3, allowing(NamespacesFrom::All, &[]));
     fleet.create([session("own", "y0", 1, on_pool("own", "y")), session("own", "y1", 1, on_pool("own", "y"))]);
@@ -215,9 +215,9 @@ fn enforces_max_sessions_and_max_queued() {
     assert_eq!((fleet.bound.len(), fleet.queued()), (2, 2));
     fleet.create(sessions("b", 3, &on_pool("own", "pool")));
     fleet.advance(1_000);
-    let refused: Vec<_> =
+    let rejected: Vec<_> =
         fleet.sessions.keys().filter(|uid| fleet.status(uid).state == SessionState::Finished).collect();
-    assert_eq!(refused, ["b1", "b2"], "the sessions that arrived last");
+    assert_eq!(rejected, ["b1", "b2"], "the sessions that arrived last");
     assert_eq!(fleet.ready_reason("b1").0, reasons::QUEUE_FULL);
     assert_eq!(fleet.ready_reason("a2").0, reasons::POOL_LIMIT_REACHED);
     fleet.edit("own", "pool", |spec| spec.limits.max_queued = Some(0));

@@ -235,9 +235,9 @@ fn search(mutation: Mutation, cases: u32, max_shrink_iters: u32) -> Result<(), T
 fn every_history_keeps_the_invariants() {
     match search(Mutation::None, 3000, 20_000) {
         Ok(()) => {}
-        Err(TestError::Fail(why, (slots, warm, history))) => {
+        Err(TestError::Fail(reason, (slots, warm, history))) => {
             let lines: Vec<_> = history.iter().map(|event| format!("{event:?}")).collect();
-            panic!("{why}\nslots: {slots}, warm: {warm}, history:\n{}", lines.join("\n"));
+            panic!("{reason}\nslots: {slots}, warm: {warm}, history:\n{}", lines.join("\n"));
         }
         Err(error) => panic!("{error}"),
     }
@@ -270,7 +270,7 @@ fn detects_status_patches_without_a_resource_version() {
 
 #[test]
 fn detects_a_slot_freed_after_a_lost_response() {
-    assert_detects(Mutation::LostResponseMeansRefused);
+    assert_detects(Mutation::LostResponseMeansNoFreeSlot);
 }
 
 #[test]
@@ -299,6 +299,6 @@ fn detects_the_removal_of_unreported_runners() {
 }
 
 #[test]
-fn detects_an_older_bind_kept_beside_the_published_one() {
-    assert_detects(Mutation::KeepBothBinds);
+fn detects_duplicates_that_are_not_ended() {
+    assert_detects(Mutation::KeepDuplicates);
 }

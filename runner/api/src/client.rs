@@ -50,7 +50,7 @@ pub struct RunnerClient {
 /// A failed call to a runner. Its messages contain at most 1024 characters that the runner sent.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The runner rejected the call, so it had no effect.
+    /// The runner rejected the call, so this attempt had no effect.
     #[error("the runner rejected the call: {0}")]
     Rejected(#[from] ErrorResponse),
     /// The response does not conform to the runner's API.
@@ -80,8 +80,8 @@ impl CallError {
         if chain().any(is_parse) { Self::invalid_response(text) } else { Self::unreachable(text) }
     }
 
-    fn timed_out(time: Duration) -> Self {
-        Self::Unreachable(format!("it sent nothing for {} s", time.as_secs()))
+    fn no_state_within(time: Duration) -> Self {
+        Self::Unreachable(format!("no complete state within {} s", time.as_secs()))
     }
 }
 
@@ -130,8 +130,9 @@ impl RunnerClient {
     /// attempt. `traceparent` is the header of that name (W3C Trace Context), the parent of the runner's spans.
     ///
     /// # Errors
-    /// [`CallError::Rejected`] when the runner has no free slot; the session then does not exist there. After any
-    /// other error it may exist.
+    /// [`CallError::Rejected`] with [`ErrorReason::NoFreeSlot`], [`ErrorReason::Draining`] or [`ErrorReason::Invalid`]
+    /// when the runner did not bind the session; the session then does not exist there. After any other error it may
+    /// exist, because an earlier attempt can have bound it.
     pub async fn bind(
         &self,
         address: IpAddr,
@@ -182,12 +183,12 @@ impl RunnerClient {
             Ok::<_, CallError>((first, states))
         };
         let opened =
-            tokio::time::timeout(CALL_TIMEOUT, opening).await.map_err(|_| CallError::timed_out(CALL_TIMEOUT))?;
+            tokio::time::timeout(CALL_TIMEOUT, opening).await.map_err(|_| CallError::no_state_within(CALL_TIMEOUT))?;
         let (first, states) = opened?;
         let later = stream::unfold(Some(states), |states| async {
             let mut states = states?;
             let next = tokio::time::timeout(EVENT_TIMEOUT, states.next()).await;
-            let state = next.unwrap_or_else(|_| Some(Err(CallError::timed_out(EVENT_TIMEOUT))))?;
+            let state = next.unwrap_or_else(|_| Some(Err(CallError::no_state_within(EVENT_TIMEOUT))))?;
             let states = state.is_ok().then_some(states);
             Some((state, states))
         });

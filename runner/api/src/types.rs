@@ -24,11 +24,13 @@ pub struct RunnerState {
     pub slots: u32,
     /// Number of new sessions that the runner would accept now: its free slots, capped by what remains of its total.
     pub free: u32,
-    /// True once the runner has served its total number of sessions and will never accept another.
+    /// True once the runner has accepted its total number of sessions. Stays true until the process exits.
     pub spent: bool,
     /// Prewarmed browsers that can be bound now.
-    pub hot: Hot,
-    /// True once the smoke test has passed, if one is configured, and all configured prewarmed browsers are ready.
+    pub hot: BrowserCounts,
+    /// Whether the smoke test has passed, if one is configured, and no prewarmed browser is missing. Each kind needs as
+    /// many as are configured, and together at most as many as slots are `free`, so an occupied or spent runner is warm
+    /// without any.
     pub warm: bool,
     /// Cause of the latest failed launch; absent once a launch has succeeded again.
     pub launch_error: Option<String>,
@@ -37,9 +39,9 @@ pub struct RunnerState {
 }
 
 impl RunnerState {
-    /// Maximum number of sessions that a runner with that number of slots lists: one per slot, and ended ones that the
-    /// operator has not acknowledged. The operator binds no more sessions than the runner has slots, so it rejects a
-    /// state with a longer list.
+    /// Maximum number of sessions that a runner with that number of slots lists: one per slot, and as many ended ones
+    /// that the operator has not acknowledged, plus 16. The operator binds no session to a runner that would exceed it,
+    /// and rejects a state with a longer list.
     pub const fn max_sessions(slots: u32) -> usize {
         2 * slots as usize + 16
     }
@@ -56,16 +58,16 @@ impl RunnerState {
     }
 }
 
-/// Number of prewarmed browsers of each kind.
+/// A number of prewarmed browsers of each kind: that are ready, or that are configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hot {
+pub struct BrowserCounts {
     /// Browsers without a display.
     pub headless: u32,
     /// Browsers on a display, for `Headful` and `LiveView` sessions.
     pub headful: u32,
 }
 
-impl Hot {
+impl BrowserCounts {
     /// Returns how many of them can serve a session with this display.
     pub fn of(self, display: Display) -> u32 {
         match display {
@@ -156,8 +158,8 @@ pub struct End {
 /// `Finished`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum EndReason {
-    /// The operator deleted the session. Only a session that the present leader did not delete shows it in its status,
-    /// as `RunnerLost`.
+    /// The operator deleted the session. The operator publishes it as `RunnerLost` if its present leader did not make
+    /// the call, because a former leader can have made it.
     Deleted,
     /// No activity for `idleTimeoutSeconds`.
     IdleTimeout,
@@ -223,7 +225,8 @@ pub struct BindResponse {
     pub session: Session,
 }
 
-/// Body of every response with a status of 400 or above.
+/// Body of every response with a status of 400 or above, except errors that the runner forwards from the session's
+/// Playwright server as plain text, such as 428.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct ErrorResponse {

@@ -17,9 +17,9 @@ pub enum Action {
     View,
 }
 
-/// Whether a phase allows an action.
+/// Whether, and with what effect, a phase allows an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Permission {
     Allowed,
     /// The call succeeds without an effect.
     NoChange,
@@ -35,24 +35,24 @@ pub(super) enum WrongPhase {
     Ended,
 }
 
-pub(super) fn verdict(phase: SessionPhase, action: Action) -> Verdict {
+pub(super) fn permission(phase: SessionPhase, action: Action) -> Permission {
     use Action::{Bind, Connect, End, Touch, View};
     use SessionPhase::{Ended, Ending, Ready, Starting};
     match (phase, action) {
         // A new leader, or one that lost the response, repeats the call, and the timeouts may have changed since.
-        (Starting | Ready, Bind) => Verdict::Allowed,
-        (Ending | Ended, Bind) => Verdict::NoChange,
+        (Starting | Ready, Bind) => Permission::Allowed,
+        (Ending | Ended, Bind) => Permission::NoChange,
         // After a DELETE no caller reads how the session ended, so it leaves the list without an acknowledgement.
-        (Starting | Ready | Ending, End) => Verdict::Allowed,
+        (Starting | Ready | Ending, End) => Permission::Allowed,
         // The acknowledgement.
-        (Ended, End) => Verdict::Allowed,
-        (Ready, Touch) => Verdict::Allowed,
+        (Ended, End) => Permission::Allowed,
+        (Ready, Touch) => Permission::Allowed,
         // The idle time of a starting session has not begun.
-        (Starting, Touch) => Verdict::NoChange,
-        (Ending | Ended, Touch) => Verdict::Rejected(WrongPhase::Ended),
-        (Starting, Connect | View) => Verdict::Rejected(WrongPhase::Starting),
-        (Ready, Connect | View) => Verdict::Allowed,
-        (Ending | Ended, Connect | View) => Verdict::Rejected(WrongPhase::Ended),
+        (Starting, Touch) => Permission::NoChange,
+        (Ending | Ended, Touch) => Permission::Rejected(WrongPhase::Ended),
+        (Starting, Connect | View) => Permission::Rejected(WrongPhase::Starting),
+        (Ready, Connect | View) => Permission::Allowed,
+        (Ending | Ended, Connect | View) => Permission::Rejected(WrongPhase::Ended),
     }
 }
 
@@ -64,7 +64,7 @@ mod tests {
     fn rejects_actions_that_the_phase_does_not_allow() {
         use SessionPhase::{Ended, Ending, Ready, Starting};
         let phases_rejecting = |action| {
-            let rejects = |phase: &SessionPhase| matches!(verdict(*phase, action), Verdict::Rejected(_));
+            let rejects = |phase: &SessionPhase| matches!(permission(*phase, action), Permission::Rejected(_));
             [Starting, Ready, Ending, Ended].into_iter().filter(rejects).collect::<Vec<_>>()
         };
         assert_eq!(phases_rejecting(Action::Bind), []);

@@ -1,4 +1,5 @@
-//! Delays prewarming after browsers without a session fail at their launch or soon after it.
+//! Delays prewarming and the smoke test after a browser without a session failed. Launches for sessions are never
+//! delayed.
 
 use camofleet_runtime::backoff::ExponentialBackoff;
 use std::time::{Duration, Instant};

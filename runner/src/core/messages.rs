@@ -1,6 +1,6 @@
 //! The core's messages: events in, effects out.
 
-use crate::core::{plan::DisplayKind, stack::StackId};
+use crate::core::{config::DisplayKind, stack::StackId};
 use camofleet_crds::v1alpha1::StartUrlWait;
 
 /// Something that happened outside the core.

@@ -15,7 +15,7 @@
 //!             Ended ────► DELETE: removed from the list (at once if a DELETE ended the session)
 //! ```
 
-use crate::core::{plan::DisplayKind, stack::StackId};
+use crate::core::{config::DisplayKind, stack::StackId};
 use camofleet_crds::v1alpha1::{Display, StartTier, StartUrlWait};
 use camofleet_runner_api::{self as api, BindRequest, End, EndReason, SessionPhase, StartPage};
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! The sessions of a runner, looked up by UID or by stack.
 
-use crate::core::{plan::DisplayKind, session::Session, stack::StackId};
+use crate::core::{config::DisplayKind, session::Session, stack::StackId};
 use camofleet_crds::v1alpha1::StartUrlWait;
 use camofleet_runner_api::{BindRequest, End};
 use std::{

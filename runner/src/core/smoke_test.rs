@@ -1,6 +1,6 @@
 //! The smoke test of a runner: a browser has to be launched and load a page before the runner counts as warm.
 
-use crate::core::{plan::DisplayKind, stack::StackId};
+use crate::core::{config::DisplayKind, stack::StackId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SmokeTest(State);
@@ -11,7 +11,7 @@ enum State {
     Pending(DisplayKind),
     /// That browser is launching or loading the page.
     Running(DisplayKind, StackId),
-    /// The test has passed, or the plan does not require one.
+    /// The test has passed, or the configuration does not require one.
     Passed,
 }
 

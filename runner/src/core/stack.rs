@@ -8,8 +8,8 @@
 //!     └──────────────────────▲
 //! ```
 
-use crate::core::plan::DisplayKind;
-use camofleet_runner_api::{EndReason, Hot};
+use crate::core::config::DisplayKind;
+use camofleet_runner_api::{BrowserCounts, EndReason};
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -21,8 +21,9 @@ pub(super) const RESPONSIVE_WINDOW: Duration = Duration::from_secs(11);
 /// A hot browser that has not answered for this long is replaced.
 pub(super) const UNRESPONSIVE_TIMEOUT: Duration = Duration::from_secs(21);
 /// Longest launch, and longest load of the smoke test's page. Playwright's `launchServer` has no timeout of its own:
-/// it checks its option `timeout` but does not apply it.
-pub(super) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(75);
+/// it checks its option `timeout` but does not apply it. A node without free CPU time can take a minute to launch a
+/// browser; the operator considers a runner overdue after two.
+pub(super) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Identifies a stack within one run of a runner. Ids are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,12 +94,14 @@ impl Stack {
     }
 
     /// Returns when the stack times out, and during which operation.
-    fn timeout(&self) -> Option<(Instant, Overdue)> {
+    fn timeout(&self) -> Option<(Instant, TimedOutOperation)> {
         match (&self.state, self.purpose) {
-            (State::Launching { since }, _) => Some((*since + LAUNCH_TIMEOUT, Overdue::Launch)),
-            (State::Running { since, .. }, Purpose::SmokeTest) => Some((*since + LAUNCH_TIMEOUT, Overdue::Page)),
+            (State::Launching { since }, _) => Some((*since + LAUNCH_TIMEOUT, TimedOutOperation::Launch)),
+            (State::Running { since, .. }, Purpose::SmokeTest) => {
+                Some((*since + LAUNCH_TIMEOUT, TimedOutOperation::Page))
+            }
             (State::Running { last_pong, .. }, Purpose::Prewarm) => {
-                Some((*last_pong + UNRESPONSIVE_TIMEOUT, Overdue::Pong))
+                Some((*last_pong + UNRESPONSIVE_TIMEOUT, TimedOutOperation::Pong))
             }
             (State::Running { .. }, Purpose::Session) | (State::Stopping, _) => None,
         }
@@ -119,7 +122,7 @@ impl Stack {
 
 /// The operation during which a stack timed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Overdue {
+pub(super) enum TimedOutOperation {
     Launch,
     /// The page of the smoke test.
     Page,
@@ -206,15 +209,15 @@ impl Stacks {
     }
 
     /// Returns the stacks that have timed out, and during which operation.
-    pub(super) fn overdue(&self, now: Instant) -> Vec<(StackId, Overdue)> {
-        let overdue = |(id, stack): (&StackId, &Stack)| {
-            let (at, what) = stack.timeout()?;
-            (at <= now).then_some((*id, what))
+    pub(super) fn timed_out(&self, now: Instant) -> Vec<(StackId, TimedOutOperation)> {
+        let timed_out = |(id, stack): (&StackId, &Stack)| {
+            let (at, operation) = stack.timeout()?;
+            (at <= now).then_some((*id, operation))
         };
-        self.stacks.iter().filter_map(overdue).collect()
+        self.stacks.iter().filter_map(timed_out).collect()
     }
 
-    /// Returns the times at which [`Stacks::overdue`], [`Stacks::take_due_pings`] or [`Stacks::hot`] change without
+    /// Returns the times at which [`Stacks::timed_out`], [`Stacks::take_due_pings`] or [`Stacks::hot`] change without
     /// an event.
     pub(super) fn deadlines(&self) -> impl Iterator<Item = Instant> {
         let timeouts = self.stacks.values().filter_map(|stack| stack.timeout().map(|(at, _)| at));
@@ -265,10 +268,10 @@ impl Stacks {
     }
 
     /// Number of browsers of each kind that can be bound now.
-    pub(super) fn hot(&self, now: Instant) -> Hot {
+    pub(super) fn hot(&self, now: Instant) -> BrowserCounts {
         let responsive =
             |kind| count(self.unassigned().filter(|(_, stack)| stack.kind == kind && stack.is_responsive(now)));
-        Hot { headless: responsive(DisplayKind::Headless), headful: responsive(DisplayKind::Headful) }
+        BrowserCounts { headless: responsive(DisplayKind::Headless), headful: responsive(DisplayKind::Headful) }
     }
 
     /// Returns the hot browser of that kind with the most recent answer to a ping.
@@ -289,7 +292,7 @@ impl Stacks {
 
     /// Returns the unassigned stack to stop first: an unresponsive one, otherwise one of the kind that exceeds its
     /// configured number most.
-    pub(super) fn least_useful(&self, prewarm: Hot, now: Instant) -> Option<StackId> {
+    pub(super) fn least_useful(&self, prewarm: BrowserCounts, now: Instant) -> Option<StackId> {
         let surplus = |kind: DisplayKind| i64::from(self.count_unassigned_of(kind)) - i64::from(kind.count_in(prewarm));
         let worst = self.unassigned().max_by_key(|(_, stack)| {
             let serves = stack.is_launching() || stack.is_responsive(now);

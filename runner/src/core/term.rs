@@ -6,23 +6,23 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-/// The highest epoch of any leader that has called this runner. Clones share it.
+/// The highest epoch of any leader that has called this runner. Clones share the value.
 #[derive(Clone, Debug, Default)]
-pub struct Epochs(Arc<AtomicU64>);
+pub struct HighestEpoch(Arc<AtomicU64>);
 
 /// The term of a calling leader. It can end between authentication and the call itself, because the request body may
 /// arrive slowly.
 #[derive(Clone, Debug)]
 pub struct Term {
     epoch: u64,
-    epochs: Epochs,
+    highest_epoch: HighestEpoch,
 }
 
-impl Epochs {
+impl HighestEpoch {
     /// Returns the term of a leader that calls with this epoch, and ends all earlier terms.
     pub fn term(&self, epoch: u64) -> Term {
         self.0.fetch_max(epoch, Ordering::AcqRel);
-        Term { epoch, epochs: self.clone() }
+        Term { epoch, highest_epoch: self.clone() }
     }
 }
 
@@ -32,7 +32,7 @@ impl Term {
     /// # Errors
     /// [`ErrorReason::StaleEpoch`] when one has.
     pub fn check(&self) -> Result<(), ErrorResponse> {
-        let (epoch, highest) = (self.epoch, self.epochs.0.load(Ordering::Acquire));
+        let (epoch, highest) = (self.epoch, self.highest_epoch.0.load(Ordering::Acquire));
         if epoch >= highest {
             return Ok(());
         }

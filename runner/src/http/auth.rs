@@ -1,6 +1,6 @@
 //! Authenticates callers by their bearer tokens.
 
-use crate::core::{Epochs, Term};
+use crate::core::{HighestEpoch, Term};
 use axum::http::{header::AUTHORIZATION, request::Parts};
 use camofleet_auth::token::{Caller, PublicKeys, TokenError};
 use camofleet_runner_api::{ErrorReason, ErrorResponse};
@@ -22,13 +22,13 @@ pub(crate) struct Authenticator {
     pod_uid: String,
     keys_file: PathBuf,
     keys: Mutex<(PublicKeys, Instant)>,
-    epochs: Epochs,
+    highest_epoch: HighestEpoch,
 }
 
 impl Authenticator {
     pub(crate) fn new(pod_uid: String, keys_file: PathBuf) -> Self {
         let keys = Mutex::new((read_keys(&keys_file).unwrap_or_default(), Instant::now()));
-        Self { pod_uid, keys_file, keys, epochs: Epochs::default() }
+        Self { pod_uid, keys_file, keys, highest_epoch: HighestEpoch::default() }
     }
 
     /// Returns the caller that the request's token identifies.
@@ -54,7 +54,7 @@ impl Authenticator {
 
     /// Returns the term of an operator with this epoch.
     pub(crate) fn term(&self, epoch: u64) -> Term {
-        self.epochs.term(epoch)
+        self.highest_epoch.term(epoch)
     }
 
     fn verify(&self, token: &str) -> Result<Caller, TokenError> {

@@ -1,4 +1,4 @@
-//! The API's error responses.
+//! The API's error responses. One error has no such body: `tunnel` forwards that of the Playwright server.
 
 use axum::{
     Json,

@@ -1,5 +1,5 @@
-//! Extractors that authenticate and authorize requests. Each checks the token, and a handler gets a session's UID
-//! only from one of them, so no handler can skip the check.
+//! Extractors that authorize requests, after the [`Authenticator`](super::auth::Authenticator) has verified the token.
+//! A handler gets a session's UID only from one of them, so no handler can skip the check.
 
 use crate::{
     core::Term,
@@ -15,7 +15,7 @@ use axum::{
 use camofleet_auth::token::{Caller, Scope};
 use camofleet_runner_api::{ErrorReason, ErrorResponse};
 
-const OPERATORS_CALL: &str = "only the operator can make this call";
+const OPERATOR_ONLY: &str = "only the operator can make this call";
 
 /// A call of the operator that concerns no session.
 pub(crate) struct Operator;
@@ -43,7 +43,7 @@ impl FromRequestParts<AppState> for Operator {
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
         match app.authenticator.authenticate(parts)? {
             Caller::Operator { .. } => Ok(Self),
-            Caller::Gateway { .. } => Err(forbidden(OPERATORS_CALL)),
+            Caller::Gateway { .. } => Err(forbidden(OPERATOR_ONLY)),
         }
     }
 }
@@ -64,7 +64,7 @@ impl FromRequestParts<AppState> for OperatorOnSession {
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, ApiError> {
         match app.authenticator.authenticate(parts)? {
             Caller::Operator { epoch } => Ok(Self(uid(parts, app).await?, app.authenticator.term(epoch))),
-            Caller::Gateway { .. } => Err(forbidden(OPERATORS_CALL)),
+            Caller::Gateway { .. } => Err(forbidden(OPERATOR_ONLY)),
         }
     }
 }

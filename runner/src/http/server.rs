@@ -55,7 +55,8 @@ fn not_ready(runner: &RunnerHandle) -> Option<String> {
     match (published.ready, &published.state.launch_error) {
         (true, _) => None,
         (false, Some(error)) => Some(format!("cannot launch browsers: {error}")),
-        (false, None) => Some("the runner accepts no new sessions and has none".to_owned()),
+        (false, None) if published.state.draining => Some("the runner is draining and has no session".to_owned()),
+        (false, None) => Some("no browser has become ready since the last failure of one".to_owned()),
     }
 }
 

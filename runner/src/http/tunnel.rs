@@ -182,24 +182,24 @@ async fn forward_error(response: Response<hyper::body::Incoming>) -> Result<Resp
     Ok(response)
 }
 
-/// Copies bytes in both directions until either side or the session ends. `upstream` copies from the client to the
-/// server until the client closes, which it passes on, or violates the protocol. The last bytes of each side, above
+/// Copies bytes in both directions until either side or the session ends. `copy_to_server` copies from the client to
+/// the server until the client closes, which it passes on, or violates the protocol. The last bytes of each side, above
 /// all a Close frame, are always delivered to the other.
-async fn relay<Client, Server, Upstream, Copying>(
+async fn relay<Client, Server, CopyToServer, Copying>(
     client: Client,
     server: Server,
     closed: CancellationToken,
-    upstream: Upstream,
+    copy_to_server: CopyToServer,
 ) where
     Client: AsyncRead + AsyncWrite + Unpin,
     Server: AsyncRead + AsyncWrite + Unpin,
-    Upstream: FnOnce(tokio::io::ReadHalf<Client>, tokio::io::WriteHalf<Server>) -> Copying,
+    CopyToServer: FnOnce(tokio::io::ReadHalf<Client>, tokio::io::WriteHalf<Server>) -> Copying,
     Copying: Future<Output = io::Result<()>>,
 {
     let (client_reader, mut client_writer) = tokio::io::split(client);
     let (mut server_reader, server_writer) = tokio::io::split(server);
-    let mut upstream = pin!(upstream(client_reader, server_writer));
-    let mut downstream = pin!(async {
+    let mut client_to_server = pin!(copy_to_server(client_reader, server_writer));
+    let mut server_to_client = pin!(async {
         match copy(&mut server_reader, &mut client_writer).await {
             Ok(()) => client_writer.shutdown().await,
             Err(_) => drain(server_reader).await,
@@ -208,19 +208,19 @@ async fn relay<Client, Server, Upstream, Copying>(
     tokio::select! {
         // The server's last bytes have to be copied before the cancellation ends the tunnel.
         biased;
-        _ = downstream.as_mut() => {}
-        copied = upstream.as_mut() => {
+        _ = server_to_client.as_mut() => {}
+        copied = client_to_server.as_mut() => {
             // Closing the connection of a server that still sends would reset it before it reads the client's Close
             // frame.
             if copied.is_ok() {
-                timeout(CLOSE_TIMEOUT, downstream).await.ok();
+                timeout(CLOSE_TIMEOUT, server_to_client).await.ok();
             }
             return;
         }
         // Lets a slow client read what the server has sent.
-        () = closed.cancelled() => drop(timeout(CLOSE_TIMEOUT, downstream).await),
+        () = closed.cancelled() => drop(timeout(CLOSE_TIMEOUT, server_to_client).await),
     }
-    timeout(CLOSE_TIMEOUT, upstream).await.ok();
+    timeout(CLOSE_TIMEOUT, client_to_server).await.ok();
 }
 
 async fn copy_client_bytes(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {

@@ -4,7 +4,7 @@ use crate::{
     config::Screen,
     supervisor::{
         lines::Lines,
-        process::{Mark, Process},
+        process::{Process, StackMarker},
     },
 };
 use nix::unistd::gethostname;
@@ -71,11 +71,11 @@ fn lock_path(number: u16) -> String {
 }
 
 /// Starts Xvnc for the stack with this directory.
-pub(crate) fn start(mark: &Mark, dir: &Path, screen: Screen) -> Result<(Process, DisplayNumber), String> {
+pub(crate) fn start(marker: &StackMarker, dir: &Path, screen: Screen) -> Result<(Process, DisplayNumber), String> {
     let authority = dir.join(XAUTHORITY);
     write_authority(&authority).map_err(|error| format!("cannot write {}: {error}", authority.display()))?;
     let number = DisplayNumber::claim().map_err(|error| format!("cannot reserve a display number: {error}"))?;
-    let mut command = mark.command("Xvnc".as_ref(), dir);
+    let mut command = marker.command("Xvnc".as_ref(), dir);
     command
         .arg(number.to_string())
         // Xvnc writes its number to standard output once it accepts clients.

@@ -3,7 +3,7 @@
 
 use crate::{
     config::BrowserSettings,
-    core::{Action, Effect, Event, Machine, Plan, StackId, Term},
+    core::{Action, Effect, Event, RunnerConfig, StackId, StateMachine, Term},
     supervisor::stack::{Command, Endpoints, Stack},
     traces::{SessionStarts, TracedBind},
 };
@@ -105,7 +105,7 @@ impl RunnerHandle {
 }
 
 pub(crate) struct Driver {
-    machine: Machine,
+    machine: StateMachine,
     /// Time of the last event or call that the core handled.
     last_handled: Instant,
     stacks: HashMap<StackId, Stack>,
@@ -118,12 +118,12 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Creates a driver, which [`Driver::run`] starts, and a handle to it.
-    pub(crate) fn new(plan: Plan, settings: BrowserSettings) -> (Self, RunnerHandle) {
+    pub(crate) fn new(config: RunnerConfig, settings: BrowserSettings) -> (Self, RunnerHandle) {
         let state = RunnerState {
             boot_id: uuid::Uuid::new_v4().to_string(),
             engine: Some(settings.engine),
             playwright_version: settings.playwright_version.clone(),
-            slots: plan.slots,
+            slots: config.slots,
             ..RunnerState::default()
         };
         let events = unbounded_channel();
@@ -131,7 +131,7 @@ impl Driver {
         let (publisher, published) = watch::channel(Published { state, ready: false });
         let runner = RunnerHandle { calls: call_sender, events: events.0.clone(), published };
         let driver = Self {
-            machine: Machine::new(plan),
+            machine: StateMachine::new(config),
             last_handled: Instant::now(),
             stacks: HashMap::new(),
             settings: Arc::new(settings),
@@ -202,7 +202,7 @@ impl Driver {
     }
 
     fn bind(&mut self, uid: &str, request: BindRequest) -> Result<BindResponse, ErrorResponse> {
-        self.reap_exited();
+        self.fail_exited_hot_browsers();
         let (result, effects) = self.machine.bind(uid, request, self.last_handled);
         self.apply_effects(effects);
         result.map(|()| self.bind_response(uid))
@@ -230,7 +230,7 @@ impl Driver {
     }
 
     /// Fails hot browsers that have exited without a report yet, so that none of them is bound.
-    fn reap_exited(&mut self) {
+    fn fail_exited_hot_browsers(&mut self) {
         let exited = |id: &StackId| self.stacks.get(id).is_some_and(Stack::has_exited);
         for stack in self.machine.hot_stacks().filter(exited).collect::<Vec<_>>() {
             self.stacks[&stack].stop();

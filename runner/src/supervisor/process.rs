@@ -1,8 +1,8 @@
-//! Starts and stops the processes of one stack. Each is started in its own process group and with the stack's mark in
-//! its environment; it is stopped by group, and what remains is found by the mark and killed.
+//! Starts and stops the processes of one stack. Each is started in its own process group and with the stack's marker in
+//! its environment. A stack is stopped by process group; processes that remain are found by the marker and killed.
 //!
 //! The runner waits only for processes that it spawned itself, because a `waitpid(-1)` would steal exit codes from
-//! tokio. A process that leaves its group, as Firefox's crash helper does, keeps the mark and is reaped by the init
+//! tokio. A process that leaves its group, as Firefox's crash helper does, keeps the marker and is reaped by the init
 //! process.
 
 use crate::supervisor::lines::Lines;
@@ -29,7 +29,7 @@ use tokio::{
 };
 
 /// Environment variable that marks every process of a stack. Child processes inherit it.
-const MARK: &str = "CAMOFLEET_STACK";
+const MARKER_VARIABLE: &str = "CAMOFLEET_STACK";
 /// Number of lines of standard error in an exit message.
 const STDERR_LINES: usize = 8;
 const MAX_LINE_CHARS: usize = 300;
@@ -40,21 +40,21 @@ const STDERR_TIMEOUT: Duration = Duration::from_millis(200);
 /// Interval at which killed processes are checked until they are gone.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The mark of one stack.
+/// Value of the environment variable `CAMOFLEET_STACK`, which identifies the processes of one stack.
 #[derive(Clone, Debug)]
-pub(crate) struct Mark(pub(crate) String);
+pub(crate) struct StackMarker(pub(crate) String);
 
-impl Mark {
-    /// Returns a command whose process has this mark, its own process group, and its home and temporary directory in
+impl StackMarker {
+    /// Returns a command whose process has this marker, its own process group, and its home and temporary directory in
     /// `dir`.
     pub(crate) fn command(&self, program: &OsStr, dir: &Path) -> Command {
         let mut command = Command::new(program);
-        command.env(MARK, &self.0).env("HOME", dir).env("TMPDIR", dir.join("tmp")).current_dir(dir);
+        command.env(MARKER_VARIABLE, &self.0).env("HOME", dir).env("TMPDIR", dir.join("tmp")).current_dir(dir);
         command.process_group(0).kill_on_drop(true);
         command
     }
 
-    /// Kills every process with this mark and returns once none is left. Retries when `/proc` cannot be read, for
+    /// Kills every process with this marker and returns once none is left. Retries when `/proc` cannot be read, for
     /// example for lack of file descriptors, because only a complete scan proves that none is left.
     pub(crate) async fn sweep(&self) {
         let mut rounds = 0_u32;
@@ -71,11 +71,11 @@ impl Mark {
             if rounds.is_multiple_of(100) {
                 match left {
                     Ok(_) => tracing::warn!(
-                        mark = self.0,
-                        "the slot stays occupied, because killed processes have not exited"
+                        stack = self.0,
+                        "kept the slot occupied, because killed processes have not exited"
                     ),
                     Err(error) => {
-                        tracing::warn!(mark = self.0, %error, "the slot stays occupied, because the processes could not be listed");
+                        tracing::warn!(stack = self.0, %error, "kept the slot occupied, because the processes could not be listed");
                     }
                 }
             }
@@ -83,24 +83,24 @@ impl Mark {
         }
     }
 
-    /// Kills the process group of this leader, if the leader exists and has this mark.
+    /// Kills the process group of this leader, if the leader exists and has this marker.
     pub(crate) fn kill_group(&self, leader: i32) {
-        if self.has_mark(leader).unwrap_or(false) {
+        if self.has_marker(leader).unwrap_or(false) {
             killpg(Pid::from_raw(leader), Signal::SIGKILL).ok();
         }
     }
 
-    /// Whether this process is running and has this mark.
+    /// Whether this process is running and has this marker.
     pub(crate) fn is_alive(&self, pid: i32) -> bool {
         // A process whose environment cannot be read counts as alive.
-        self.has_mark(pid).unwrap_or(true)
+        self.has_marker(pid).unwrap_or(true)
     }
 
     fn processes(&self) -> io::Result<Vec<Pid>> {
         let mut marked = Vec::new();
         for entry in fs::read_dir("/proc")? {
             let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            if self.has_mark(pid)? {
+            if self.has_marker(pid)? {
                 marked.push(Pid::from_raw(pid));
             }
         }
@@ -109,10 +109,10 @@ impl Mark {
 
     /// Zombies have an empty environment, and those of other users' processes are not readable. Neither kind has to
     /// be killed.
-    fn has_mark(&self, pid: i32) -> io::Result<bool> {
-        let mark = format!("{MARK}={}", self.0);
+    fn has_marker(&self, pid: i32) -> io::Result<bool> {
+        let marker = format!("{MARKER_VARIABLE}={}", self.0);
         match fs::read(format!("/proc/{pid}/environ")) {
-            Ok(variables) => Ok(variables.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())),
+            Ok(variables) => Ok(variables.split(|byte| *byte == 0).any(|variable| variable == marker.as_bytes())),
             Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::ENOENT | Errno::ESRCH | Errno::EACCES | Errno::EPERM) => Ok(false),
                 _ => Err(error),

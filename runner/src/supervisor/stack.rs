@@ -7,7 +7,7 @@ use crate::{
     supervisor::{
         display,
         lines::Lines,
-        process::{Mark, Process, describe_exit, remove_directory, with_output},
+        process::{Process, StackMarker, describe_exit, remove_directory, with_output},
     },
 };
 use camofleet_crds::v1alpha1::{Engine, StartUrlWait};
@@ -88,7 +88,7 @@ pub(crate) struct Stack {
     pub(crate) used_tokens: HashSet<String>,
     commands: UnboundedSender<Command>,
     stop: CancellationToken,
-    mark: Mark,
+    marker: StackMarker,
     browser: Arc<OnceLock<i32>>,
 }
 
@@ -110,13 +110,13 @@ impl Stack {
         };
         let (commands, inbox) = unbounded_channel();
         let stop = CancellationToken::new();
-        let mark = Mark(format!("{boot_id}.{}", id.number()));
+        let marker = StackMarker(format!("{boot_id}.{}", id.number()));
         let browser = Arc::new(OnceLock::new());
         let task = Task {
             id,
             kind,
             dir,
-            mark: mark.clone(),
+            marker: marker.clone(),
             browser: browser.clone(),
             settings: settings.clone(),
             endpoints: endpoints.clone(),
@@ -124,7 +124,7 @@ impl Stack {
             resources: Resources::default(),
         };
         tokio::spawn(task.run(inbox, stop.clone()));
-        Self { endpoints, used_tokens: HashSet::new(), commands, stop, mark, browser }
+        Self { endpoints, used_tokens: HashSet::new(), commands, stop, marker, browser }
     }
 
     /// Sends a command. A stack that is stopping ignores it.
@@ -135,7 +135,7 @@ impl Stack {
     /// Whether its browser was launched and has exited. The kernel knows at once; the launcher reports it some tenths
     /// of a second later, because it waits for pipes that the browser's child processes keep open.
     pub(crate) fn has_exited(&self) -> bool {
-        self.browser.get().is_some_and(|pid| !self.mark.is_alive(*pid))
+        self.browser.get().is_some_and(|pid| !self.marker.is_alive(*pid))
     }
 
     pub(crate) fn stop(&self) {
@@ -159,7 +159,7 @@ struct Task {
     id: StackId,
     kind: DisplayKind,
     dir: PathBuf,
-    mark: Mark,
+    marker: StackMarker,
     /// Process id of the browser, once launched.
     browser: Arc<OnceLock<i32>>,
     settings: Arc<BrowserSettings>,
@@ -292,7 +292,7 @@ impl Task {
         match self.kind {
             DisplayKind::Headless => Ok(None),
             DisplayKind::Headful => {
-                let (xvnc, number) = display::start(&self.mark, &self.dir, self.settings.screen)?;
+                let (xvnc, number) = display::start(&self.marker, &self.dir, self.settings.screen)?;
                 let (xvnc, number) =
                     (self.resources.display.insert(xvnc), self.resources.display_number.insert(number));
                 display::wait_until_ready(xvnc, number).await?;
@@ -302,7 +302,7 @@ impl Task {
     }
 
     fn start_launcher(&self, display: Option<&str>) -> Result<Process, String> {
-        let mut command = self.mark.command(self.settings.node.as_os_str(), &self.dir);
+        let mut command = self.marker.command(self.settings.node.as_os_str(), &self.dir);
         command.args(NODE_FLAGS).arg(&self.settings.launcher);
         match display {
             Some(display) => command.env("DISPLAY", display).env("XAUTHORITY", self.dir.join(display::XAUTHORITY)),
@@ -341,12 +341,12 @@ impl Task {
         }
         if let Some(browser) = self.browser.get() {
             // The launcher has killed the browser, unless it was itself killed.
-            self.mark.kill_group(*browser);
+            self.marker.kill_group(*browser);
         }
         if let Some(display) = &mut self.resources.display {
             display.stop(DISPLAY_STOP_TIMEOUT).await;
         }
-        self.mark.sweep().await;
+        self.marker.sweep().await;
         self.resources.display_number = None;
         remove_directory(&self.dir).await;
     }

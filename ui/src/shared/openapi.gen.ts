@@ -223,7 +223,8 @@ export interface components {
             headless?: boolean | null;
             /**
              * Format: int32
-             * @description The session ends after this many seconds without activity of a client.
+             * @description The session ends after this many seconds without activity of a client: `idleTimeoutSeconds` of the
+             *     `BrowserSession`.
              */
             idle_ttl_seconds?: number | null;
             /** @description Labels of any text, by which to identify the session. */
@@ -236,8 +237,8 @@ export interface components {
              */
             max_lifetime_seconds?: number | null;
             /**
-             * @description Page to open before clients connect: an http, https or data URL, or about:blank. `https://` is added to a bare
-             *     host.
+             * @description Page to open when the session becomes Ready, which does not wait for the page: an http, https or data URL, or
+             *     about:blank. `https://` is added to a bare host.
              */
             start_url?: string | null;
             start_url_wait?: components["schemas"]["PageEvent"] | null;
@@ -300,7 +301,7 @@ export interface components {
             /** @description The token, for `Authorization: Bearer`, `?token=`, or the URL fragment of the live view's page. */
             token: string;
         };
-        /** @description Role of the authenticated client. */
+        /** @description Response of login, `whoami` and logout: the role of the authenticated client. */
         LoggedIn: {
             role?: components["schemas"]["Role"] | null;
         };
@@ -321,7 +322,11 @@ export interface components {
          * @enum {string}
          */
         PageEvent: "none" | "domcontentloaded" | "load";
-        /** @description Body of every response with a status of 400 or above, except 422. */
+        /**
+         * @description Body of every error response of the gateway itself, except 422. Errors that the runner reports to a client of `/ws`
+         *     or `/vnc` (428, or 429 at the session's limit of connections) and those of the listener's limits (429, 431) have
+         *     other bodies.
+         */
         Problem: {
             /** @description What is wrong, where, and what to do. */
             detail: string;
@@ -375,7 +380,8 @@ export interface components {
             idle_at?: string | null;
             /**
              * Format: int32
-             * @description Idle timeout in seconds. Null until the session has a pool, unless the request set it.
+             * @description Idle timeout in seconds (`idleTimeoutSeconds` of the `BrowserSession`). Null until the session has a pool,
+             *     unless the request set it.
              */
             idle_ttl_seconds?: number | null;
             /** @description Labels from the request. */
@@ -395,8 +401,8 @@ export interface components {
             playwright_version?: string | null;
             /**
              * Format: int32
-             * @description Number of sessions that the pool will serve before this one. Present only while the session waits for the pool
-             *     that it names, and only in the response for a single session.
+             * @description Number of sessions that the pool will serve before this one, not counting sessions that name no pool. Present
+             *     only while the session waits for the pool that it names, and only in the response for a single session.
              */
             queue_position?: number | null;
             /**
@@ -415,7 +421,7 @@ export interface components {
             start_url_wait: components["schemas"]["PageEvent"];
             /** @description State of the `BrowserSession`: Pending, Queued, Starting, Ready or Finished. */
             state: string;
-            /** @description The original's status. */
+            /** @description Status as in the Python Camo-fleet: INIT, READY, TERMINATING or DEAD. `state` is more precise. */
             status: components["schemas"]["Status"];
             vnc?: components["schemas"]["Vnc"] | null;
             /** @description Whether the session has a live view. */
@@ -427,7 +433,10 @@ export interface components {
             /** @description Complete URL where Playwright connects. Null unless the session is Ready. */
             ws_url?: string | null;
         };
-        /** @description Number of slots for sessions in a pool. */
+        /**
+         * @description Number of slots for sessions in a pool, of the runners that respond, are not being removed and are not the canary of
+         *     a rollout.
+         */
         Slots: {
             /**
              * Format: int32
@@ -436,12 +445,12 @@ export interface components {
             hot: number;
             /**
              * Format: int32
-             * @description Free slots whose browser is launching.
+             * @description Other free slots of runners whose prewarmed browsers are not all running.
              */
             starting: number;
             /**
              * Format: int32
-             * @description Slots of all reachable runners.
+             * @description All slots.
              */
             total: number;
             /**
@@ -470,7 +479,7 @@ export interface components {
          */
         StartPageState: "none" | "loading" | "loaded" | "failed";
         /**
-         * @description The original's status of a session.
+         * @description Status of a session, as in the Python Camo-fleet.
          * @enum {string}
          */
         Status: "INIT" | "READY" | "TERMINATING" | "DEAD";
@@ -506,7 +515,7 @@ export interface components {
              * @description Desired number of runners.
              */
             desired_replicas: number;
-            /** @description Health in the original's format. */
+            /** @description Health in the format of the Python Camo-fleet. */
             detail: components["schemas"]["WorkerDetail"];
             /** @description Engine in the pool's spec: Auto, Camoufox or Firefox. */
             engine: string;
@@ -518,7 +527,7 @@ export interface components {
             namespace: string;
             /**
              * Format: int32
-             * @description Number of sessions that wait for the pool.
+             * @description Number of waiting sessions that the pool accepts, including sessions that name no pool.
              */
             queued: number;
             /**
@@ -531,7 +540,7 @@ export interface components {
             /** @description Always true: every pool supports the live view. */
             supports_vnc: boolean;
         };
-        /** @description Health of a pool in the original's format. */
+        /** @description Health of a pool in the format of the Python Camo-fleet. */
         WorkerDetail: {
             /** @description Reason and message of the conditions `Ready` and `Stalled`, by type of the condition. */
             checks: {

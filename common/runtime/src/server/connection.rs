@@ -1,7 +1,7 @@
 //! State of a connection: its phase and deadline, and whether it is authenticated.
 
 use super::{
-    limiter::{Kind, Limiter, Permit, Registration},
+    limiter::{Limiter, Permit, SheddableGuard, SheddableKind},
     limits::Limits,
 };
 use crate::client_address::TrustedProxies;
@@ -58,9 +58,9 @@ struct State {
     /// Whether a credential was accepted: for the connection, or, on a proxy's connection, for the current request.
     authenticated: bool,
     /// Set while the connection can be shed.
-    registration: Option<Registration>,
+    sheddable: Option<SheddableGuard>,
     /// Set while the current request can be shed. Only on connections of proxies.
-    request: Option<Registration>,
+    sheddable_request: Option<SheddableGuard>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl ConnectionHandle {
     pub fn authenticated(&self) {
         let mut state = self.connection.state();
         state.authenticated = true;
-        (state.registration, state.request) = (None, None);
+        (state.sheddable, state.sheddable_request) = (None, None);
     }
 }
 
@@ -106,18 +106,18 @@ impl Connection {
             phase: Phase::FirstHead,
             since: Instant::now(),
             authenticated: false,
-            registration: None,
-            request: None,
+            sheddable: None,
+            sheddable_request: None,
         };
         let (limiter, shed) = (Arc::clone(limiter), CancellationToken::new());
         let connection = Self { peer, is_proxy, proxies, limiter, shed, state: Mutex::new(state), _permit: permit };
-        connection.state().registration = Some(connection.register());
+        connection.state().sheddable = Some(connection.add_sheddable());
         Some(Arc::new(connection))
     }
 
-    fn register(&self) -> Registration {
-        let kind = if self.is_proxy { Kind::Proxy } else { Kind::Connection };
-        self.limiter.register(kind, Some(self.peer), self.shed.clone())
+    fn add_sheddable(&self) -> SheddableGuard {
+        let kind = if self.is_proxy { SheddableKind::Proxy } else { SheddableKind::Connection };
+        self.limiter.add_sheddable(kind, Some(self.peer), self.shed.clone())
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -152,12 +152,12 @@ impl Connection {
     ) -> impl Future<Output = Response<ResponseBody>> + use<> {
         let client = self.proxies.client_address(self.peer, request.headers());
         let shed = self.is_proxy.then(CancellationToken::new);
-        let registration = shed.clone().map(|shed| {
+        let sheddable_request = shed.clone().map(|shed| {
             // Requests of the proxy itself, and those without a forwarded address, are not limited per address.
             let address = Some(client).filter(|client| !self.proxies.contains(*client));
-            self.limiter.register(Kind::Request, address, shed)
+            self.limiter.add_sheddable(SheddableKind::Request, address, shed)
         });
-        let exchange = Exchange::begin(Arc::clone(self), registration);
+        let exchange = Exchange::begin(Arc::clone(self), sheddable_request);
         let handle = ConnectionHandle { connection: Arc::clone(self), client };
         request.extensions_mut().insert(handle.clone());
         async move {
@@ -178,11 +178,11 @@ impl Connection {
         let state = self.state();
         let limits = self.limits();
         let limit = match (state.phase, state.authenticated) {
-            (Phase::FirstHead, _) => limits.first_head,
-            (Phase::Exchange, false) => limits.exchange,
+            (Phase::FirstHead, _) => limits.first_head_timeout,
+            (Phase::Exchange, false) => limits.exchange_timeout,
             (Phase::Exchange, true) | (Phase::Upgraded, _) => return None,
-            (Phase::Idle, authenticated) if authenticated || self.is_proxy => limits.authenticated_idle,
-            (Phase::Idle, _) => limits.idle,
+            (Phase::Idle, authenticated) if authenticated || self.is_proxy => limits.authenticated_idle_timeout,
+            (Phase::Idle, _) => limits.idle_timeout,
         };
         Some(state.since + limit)
     }
@@ -203,10 +203,10 @@ fn too_many_requests() -> Response<Body> {
 struct Exchange(Arc<Connection>);
 
 impl Exchange {
-    fn begin(connection: Arc<Connection>, registration: Option<Registration>) -> Self {
+    fn begin(connection: Arc<Connection>, sheddable_request: Option<SheddableGuard>) -> Self {
         let mut state = connection.state();
         (state.phase, state.since) = (Phase::Exchange, Instant::now());
-        state.request = registration;
+        state.sheddable_request = sheddable_request;
         drop(state);
         Self(connection)
     }
@@ -215,15 +215,15 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         let mut state = self.0.state();
-        state.request = None;
+        state.sheddable_request = None;
         if state.phase == Phase::Upgraded {
             return;
         }
         (state.phase, state.since) = (Phase::Idle, Instant::now());
         if self.0.is_proxy {
-            // Registering again makes it the youngest, because it has just answered a request.
+            // Adding it again makes it the youngest, because it has just answered a request.
             state.authenticated = false;
-            state.registration = Some(self.0.register());
+            state.sheddable = Some(self.0.add_sheddable());
         }
     }
 }

@@ -62,9 +62,9 @@ struct Entry {
     shed: CancellationToken,
 }
 
-/// What a [`Registration`] is for.
+/// What can be shed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum SheddableKind {
     /// An unauthenticated connection.
     Connection,
     /// An unauthenticated request on a connection of a trusted proxy.
@@ -79,9 +79,9 @@ pub(super) struct Permit(Arc<Limiter>);
 
 /// Makes a connection or request sheddable until it is dropped.
 #[derive(Debug)]
-pub(super) struct Registration {
+pub(super) struct SheddableGuard {
     limiter: Arc<Limiter>,
-    kind: Kind,
+    kind: SheddableKind,
     id: u64,
 }
 
@@ -107,19 +107,19 @@ impl Limiter {
         Some(Permit(Arc::clone(self)))
     }
 
-    /// Registers a connection or request that is shed by cancelling `shed`, and sheds an older one if a limit is
+    /// Makes a connection or request sheddable: `shed` is cancelled when it is shed. Sheds an older one if a limit is
     /// exceeded. `address` is None if no limit per address applies.
-    pub(super) fn register(
+    pub(super) fn add_sheddable(
         self: &Arc<Self>,
-        kind: Kind,
+        kind: SheddableKind,
         address: Option<IpAddr>,
         shed: CancellationToken,
-    ) -> Registration {
+    ) -> SheddableGuard {
         let address = address.map(limit_key);
         let mut table = self.table();
         let sheddable = table.sheddable(kind);
         let held = sheddable.by_address.get(&address).map_or(0, BTreeSet::len);
-        let is_shed = if kind == Kind::Proxy {
+        let is_shed = if kind == SheddableKind::Proxy {
             false
         } else if address.is_some() && held >= self.limits.unauthenticated_per_address {
             sheddable.shed_oldest_of(address)
@@ -132,7 +132,7 @@ impl Limiter {
         let sheddable = table.sheddable(kind);
         sheddable.entries.insert(id, Entry { address, shed });
         sheddable.by_address.entry(address).or_default().insert(id);
-        Registration { limiter: Arc::clone(self), kind, id }
+        SheddableGuard { limiter: Arc::clone(self), kind, id }
     }
 
     /// Sheds a connection, if one can be shed.
@@ -164,11 +164,11 @@ impl Table {
         Counts { unauthenticated: self.connections.entries.len() + self.requests.entries.len(), ..self.counts }
     }
 
-    fn sheddable(&mut self, kind: Kind) -> &mut SheddableSet {
+    fn sheddable(&mut self, kind: SheddableKind) -> &mut SheddableSet {
         match kind {
-            Kind::Connection => &mut self.connections,
-            Kind::Request => &mut self.requests,
-            Kind::Proxy => &mut self.proxies,
+            SheddableKind::Connection => &mut self.connections,
+            SheddableKind::Request => &mut self.requests,
+            SheddableKind::Proxy => &mut self.proxies,
         }
     }
 
@@ -217,7 +217,7 @@ impl Drop for Permit {
     }
 }
 
-impl Drop for Registration {
+impl Drop for SheddableGuard {
     fn drop(&mut self) {
         self.limiter.table().sheddable(self.kind).remove(self.id);
     }

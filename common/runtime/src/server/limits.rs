@@ -1,8 +1,8 @@
-//! What the clients of one listener can hold.
+//! Limits on the connections of one listener: how many are open, and how long each step of one takes.
 
 use std::time::Duration;
 
-/// Limits of one listener. The durations apply to unauthenticated connections, except `authenticated_idle`.
+/// Limits of one listener. The durations apply to unauthenticated connections, except `authenticated_idle_timeout`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Maximum number of open connections, including upgraded ones. Beyond it, the server sheds a connection, or
@@ -15,13 +15,13 @@ pub struct Limits {
     /// sheds the oldest one of that address.
     pub unauthenticated_per_address: usize,
     /// Maximum duration from the accept to the end of the first request head.
-    pub first_head: Duration,
+    pub first_head_timeout: Duration,
     /// Maximum duration from the end of a request head to the end of the response, including the request body.
-    pub exchange: Duration,
+    pub exchange_timeout: Duration,
     /// Maximum duration from the end of a response to the end of the next request head.
-    pub idle: Duration,
-    /// Like `idle`, for authenticated connections and those of trusted proxies.
-    pub authenticated_idle: Duration,
+    pub idle_timeout: Duration,
+    /// Like `idle_timeout`, for authenticated connections and those of trusted proxies.
+    pub authenticated_idle_timeout: Duration,
     /// Whether a connection can carry several requests.
     pub keep_alive: bool,
 }
@@ -34,10 +34,10 @@ impl Limits {
         connections: 128,
         unauthenticated: 64,
         unauthenticated_per_address: 16,
-        first_head: Duration::from_secs(5),
-        exchange: Duration::from_secs(10),
-        idle: Duration::from_secs(1),
-        authenticated_idle: Duration::from_secs(1),
+        first_head_timeout: Duration::from_secs(5),
+        exchange_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(1),
+        authenticated_idle_timeout: Duration::from_secs(1),
         keep_alive: false,
     };
 }

@@ -1,4 +1,4 @@
-//! Finds out why a pool's runners do not come up. Each chain of named checks returns the reason and message of the
+//! Diagnoses why a pool's runners do not become warm. Each chain of named checks returns the reason and message of the
 //! first check that applies.
 
 use crate::core::{
@@ -12,8 +12,8 @@ use crate::core::{
 use camofleet_crds::conditions::pool as reasons;
 use std::time::Duration;
 
-/// Time without progress after which a pool that lacks runners is `Stalled`, like a Deployment's
-/// `progressDeadlineSeconds`.
+/// Time without a runner that becomes warm after which a pool that is short of runners is `Stalled`, like a
+/// Deployment's `progressDeadlineSeconds`.
 pub(in crate::core) const PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 
 /// A pool and the runners that a check inspects.
@@ -31,13 +31,13 @@ const CURRENT_SHAPE: [Check; 5] = [
     pods_of_the_current_shape_fail,
     a_pod_does_not_start,
     browsers_do_not_launch,
-    no_runner_comes_up,
+    no_runner_becomes_warm,
 ];
 
-/// Checks of a new shape that is being rolled out.
+/// Checks of an update shape that is being rolled out.
 const CANARY: [Check; 4] = [canaries_fail, a_pod_does_not_start, the_canary_loads_no_page, the_canary_is_late];
 
-/// The reason for `Stalled` when runners of the current shape do not come up.
+/// The reason for `Stalled` when runners of the current shape do not become warm.
 pub(in crate::core) fn stalled_reason(pool: &Pool, runners: &[&Runner], now: Now) -> Option<ReasonMessage> {
     let current = |runner: &&Runner| !pool.shapes.is_canary(&runner.pod().revision);
     let runners = runners.iter().copied().filter(current).collect();
@@ -46,15 +46,15 @@ pub(in crate::core) fn stalled_reason(pool: &Pool, runners: &[&Runner], now: Now
 
 /// The reason for `Stalled` when the canary cannot be created or cannot load a page.
 pub(in crate::core) fn canary_stalled_reason(pool: &Pool, runners: &[&Runner], now: Now) -> Option<ReasonMessage> {
-    if let Some(refusal) = pool.shapes.refusal() {
-        return Some(refusal);
+    if let Some(rejection) = pool.shapes.rejection() {
+        return Some(rejection);
     }
     let canary = |runner: &&Runner| pool.shapes.is_canary(&runner.pod().revision);
     let runners = runners.iter().copied().filter(canary).collect();
     let (_, message) = first(&CANARY, &Inspection { pool, runners, now })?;
     let message = format!(
-        "the canary of the new revision does not become warm: {message}. Runners of the previous revision keep \
-         serving. Correct the pool, or revert the change"
+        "the canary of the update revision does not become warm: {message}. Runners of the current revision continue \
+         to serve. Correct the pool, or revert the change"
     );
     Some((reasons::CANARY_FAILED, message))
 }
@@ -66,13 +66,13 @@ fn first(checks: &[Check], inspection: &Inspection) -> Option<ReasonMessage> {
 /// The pool has only a template that is too large.
 fn no_shape_is_accepted(inspection: &Inspection) -> Option<ReasonMessage> {
     let shapes = &inspection.pool.shapes;
-    shapes.refusal().filter(|_| shapes.has_no_valid_shape())
+    shapes.rejection().filter(|_| shapes.has_no_valid_shape())
 }
 
 /// Pods of the current shape cannot be created, or exit before they have been warm for 30 s.
 fn pods_of_the_current_shape_fail(inspection: &Inspection) -> Option<ReasonMessage> {
     let shapes = &inspection.pool.shapes;
-    shapes.last_failure(&shapes.current().revision)
+    shapes.last_failure(&shapes.current_or_update().revision)
 }
 
 /// Canaries cannot be created, or exit before they have been warm for 30 s.
@@ -110,17 +110,17 @@ fn browsers_do_not_launch(inspection: &Inspection) -> Option<ReasonMessage> {
     })
 }
 
-/// The canary reports that a browser cannot be launched, or cannot load a page. Its hot browsers do not count, because a
-/// canary that is not warm has loaded a page in none of them.
+/// The canary reports that a browser cannot be launched, or cannot load a page. Its hot browsers do not count, because
+/// a canary that is not warm has loaded a page in none of them.
 fn the_canary_loads_no_page(inspection: &Inspection) -> Option<ReasonMessage> {
     let error = inspection.runners.iter().find_map(|canary| canary.report()?.launch_error.clone())?;
     Some((reasons::BROWSERS_FAILING, error))
 }
 
-/// The pool lacks runners, and none has become warm for [`PROGRESS_DEADLINE`].
-fn no_runner_comes_up(inspection: &Inspection) -> Option<ReasonMessage> {
-    inspection.pool.lacking_since().filter(|since| since.after(PROGRESS_DEADLINE) <= inspection.now.monotonic)?;
-    let message = "no runner has become ready for 10 minutes; read the pods' events and logs";
+/// The pool is short of runners, and none has become warm for [`PROGRESS_DEADLINE`].
+fn no_runner_becomes_warm(inspection: &Inspection) -> Option<ReasonMessage> {
+    inspection.pool.short_of_runners_since().filter(|since| since.after(PROGRESS_DEADLINE) <= inspection.now.monotonic)?;
+    let message = "no runner has become warm for 10 minutes; read the pods' events and logs";
     Some((reasons::NO_PROGRESS, message.to_owned()))
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 /// Interval at which the budget is written again, in case it was deleted or changed.
 const REWRITE_INTERVAL: Duration = Duration::from_secs(600);
-/// Consecutive refusals after which a budget of that name is assumed to belong to another owner. They take about 6 s.
+/// Consecutive rejections after which a budget of that name is assumed to belong to another owner. They take about 6 s.
 /// By then the garbage collector has deleted the budget of a deleted pool with the same name.
-const REFUSALS_UNTIL_STALLED: u32 = 5;
+const REJECTIONS_UNTIL_STALLED: u32 = 5;
 
 #[derive(Debug, Default)]
 pub(in crate::core) struct DisruptionBudget {
@@ -17,7 +17,7 @@ pub(in crate::core) struct DisruptionBudget {
     call: RetryState,
     /// The policy of the last write.
     disruption: Option<Disruption>,
-    refusal: Option<String>,
+    rejection: Option<String>,
 }
 
 impl DisruptionBudget {
@@ -54,22 +54,22 @@ impl DisruptionBudget {
             Ok(()) => {
                 // If the policy has changed in the meantime, the next write is due at once.
                 self.written = (self.disruption == Some(disruption)).then_some(now);
-                (self.call, self.refusal) = (RetryState::Idle, None);
+                (self.call, self.rejection) = (RetryState::Idle, None);
             }
             Err(failure) => {
                 self.call = self.call.failed(pool, now);
-                if let WriteFailure::Refused(message) = failure
-                    && self.call.failures() >= REFUSALS_UNTIL_STALLED
+                if let WriteFailure::Rejected(message) = failure
+                    && self.call.failures() >= REJECTIONS_UNTIL_STALLED
                 {
-                    self.refusal = Some(message);
+                    self.rejection = Some(message);
                 }
             }
         }
     }
 
     /// Why the budget could not be written.
-    pub(in crate::core) fn refusal(&self) -> Option<&str> {
-        self.refusal.as_deref()
+    pub(in crate::core) fn rejection(&self) -> Option<&str> {
+        self.rejection.as_deref()
     }
 
     /// When the write may become due.
@@ -101,16 +101,16 @@ mod tests {
     }
 
     #[test]
-    fn reports_a_refusal_only_after_several_in_a_row() {
+    fn reports_a_rejection_only_after_several_in_a_row() {
         let (mut budget, mut now) = (DisruptionBudget::default(), Monotonic(0));
-        for refusals in 1..=REFUSALS_UNTIL_STALLED {
+        for rejections in 1..=REJECTIONS_UNTIL_STALLED {
             assert!(budget.begin(DESIRED, now));
-            budget.answered(Err(WriteFailure::Refused("it has another owner".into())), DESIRED, "p", now);
-            assert_eq!(budget.refusal().is_some(), refusals == REFUSALS_UNTIL_STALLED, "after {refusals}");
+            budget.answered(Err(WriteFailure::Rejected("it has another owner".into())), DESIRED, "p", now);
+            assert_eq!(budget.rejection().is_some(), rejections == REJECTIONS_UNTIL_STALLED, "after {rejections}");
             now = budget.timers().next().unwrap();
         }
         assert!(budget.begin(DESIRED, now));
         budget.answered(Ok(()), DESIRED, "p", now);
-        assert_eq!(budget.refusal(), None);
+        assert_eq!(budget.rejection(), None);
     }
 }

@@ -16,9 +16,9 @@ const CREATES_PER_SECOND: usize = 20;
 pub(in crate::core) struct LaunchBudget {
     /// Times of the creates in the last second.
     created: VecDeque<Monotonic>,
-    /// Number of the latest grant.
-    turn: u64,
-    /// Number of the latest grant of each namespace and of each pool that still lacks pods.
+    /// Sequence number of the latest grant.
+    grant_sequence: u64,
+    /// Sequence number of the latest grant of each namespace and of each pool that still lacks pods.
     namespaces: BTreeMap<String, u64>,
     pools: BTreeMap<Key, u64>,
 }
@@ -30,8 +30,8 @@ pub(in crate::core) struct PoolLaunches {
     pub(in crate::core) wanted: VecDeque<MissingOrdinal>,
     /// Runners that launch now, including pods that are being created.
     pub(in crate::core) launching: usize,
-    /// Runners that are not warm after the launch timeout. They count against the pool's own launches, so that a pool
-    /// whose runners never become warm launches one at a time.
+    /// Runners that have not been warm for the launch timeout of 120 s. They count against the pool's own launches, so
+    /// that a pool whose runners never become warm launches one at a time.
     pub(in crate::core) overdue: usize,
 }
 
@@ -66,7 +66,7 @@ pub(in crate::core) struct MissingOrdinal {
     /// Since when the ordinal has no pod.
     pub(in crate::core) since: Monotonic,
     pub(in crate::core) ordinal: u32,
-    /// The pod tests a new shape.
+    /// The pod is the canary of the update shape.
     pub(in crate::core) canary: bool,
 }
 
@@ -96,9 +96,9 @@ impl LaunchBudget {
         while self.created.len() < CREATES_PER_SECOND {
             let candidates = pools.iter().filter(|(_, pool)| !pool.wanted.is_empty() && pool.may_launch(limit));
             let next = candidates.min_by_key(|(key, pool)| {
-                let turn_of_namespace = self.namespaces.get(&key.namespace).copied().unwrap_or_default();
-                let turn_of_pool = self.pools.get(*key).copied().unwrap_or_default();
-                (in_namespaces[&key.namespace], turn_of_namespace, pool.launching, turn_of_pool)
+                let last_grant_of_namespace = self.namespaces.get(&key.namespace).copied().unwrap_or_default();
+                let last_grant_of_pool = self.pools.get(*key).copied().unwrap_or_default();
+                (in_namespaces[&key.namespace], last_grant_of_namespace, pool.launching, last_grant_of_pool)
             });
             let Some(key) = next.map(|(key, _)| key.clone()) else { break };
             let is_first = in_namespaces[&key.namespace] == 0;
@@ -110,9 +110,9 @@ impl LaunchBudget {
             pool.launching += 1;
             total += 1;
             *in_namespaces.entry(key.namespace.clone()).or_default() += 1;
-            self.turn += 1;
-            self.namespaces.insert(key.namespace.clone(), self.turn);
-            self.pools.insert(key.clone(), self.turn);
+            self.grant_sequence += 1;
+            self.namespaces.insert(key.namespace.clone(), self.grant_sequence);
+            self.pools.insert(key.clone(), self.grant_sequence);
             self.created.push_back(now);
             granted.push((key, missing));
         }

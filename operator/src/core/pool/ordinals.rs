@@ -78,7 +78,7 @@ impl Ordinals {
         !self.missing.is_empty()
     }
 
-    /// The ordinals without a pod. With `canary`, the last one gets a pod that tests the new shape.
+    /// The ordinals without a pod. With `canary`, the last one gets the canary of the update shape.
     pub(in crate::core) fn missing(&self, canary: bool) -> impl Iterator<Item = MissingOrdinal> {
         let last = self.missing.keys().next_back().copied().filter(|_| canary);
         let missing = move |(ordinal, since): (&u32, &Monotonic)| MissingOrdinal {

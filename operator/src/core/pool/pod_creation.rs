@@ -1,22 +1,22 @@
 //! Creates runner pods for ordinals that lack one.
 
 use crate::core::{
-    coordinator::Core,
+    coordinator::Coordinator,
     ids::Key,
     messages::{Effect, WriteFailure},
-    outbox::Subject,
     pool::{
         launch_budget::{MissingOrdinal, PoolLaunches},
         state::Pool,
     },
     runner::{pod_build, state::Runner},
+    step_context::ReconcileKey,
 };
 use camofleet_crds::conditions::pool as reasons;
 use std::collections::{BTreeMap, VecDeque};
 
-impl Core {
+impl Coordinator {
     pub(in crate::core) fn lacks_canary(&self, pool: &Pool) -> bool {
-        let stays = |runner: &Runner| runner.occupies_ordinal(self.outbox.now()) && !runner.is_terminating();
+        let stays = |runner: &Runner| runner.occupies_ordinal(self.context.now()) && !runner.is_terminating();
         let is_there = || {
             self.runners.of(pool.object()).any(|runner| stays(runner) && pool.shapes.is_canary(&runner.pod().revision))
         };
@@ -34,7 +34,7 @@ impl Core {
             }
             return;
         }
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let cpus = self.cluster.launch_cpus();
         let granted = self.launches.grant(&mut launches, cpus, now);
         // The next write of the pool's status publishes why the launch waits.
@@ -43,14 +43,14 @@ impl Core {
         }
         for (key, MissingOrdinal { ordinal, canary, .. }) in granted {
             let Some(pool) = self.pools.get_mut(&key) else { continue };
-            let shape = if canary { pool.shapes.update() } else { pool.shapes.current() };
+            let shape = if canary { pool.shapes.update() } else { pool.shapes.current_or_update() };
             let replaces = pool.ordinals.last(ordinal);
             let pod = pod_build::runner_pod(shape, &self.installation, ordinal, replaces, &keys, canary);
             let name = pod.metadata.name.clone().unwrap_or_default();
             pool.ordinals.begin_create(ordinal, name, &shape.revision, now);
-            self.outbox.send(Effect::CreatePod { pool: key.clone(), pod: Box::new(pod) });
+            self.context.send(Effect::CreatePod { pool: key.clone(), pod: Box::new(pod) });
             let timer = self.next_pool_timer(&key);
-            self.outbox.set_timer(Subject::Pool(key), timer);
+            self.context.set_timer(ReconcileKey::Pool(key), timer);
         }
     }
 
@@ -70,8 +70,8 @@ impl Core {
         }
         for runner in self.runners.iter() {
             // A deleted pool's runner uses CPUs, but does not count against a new pool of the same name.
-            let overdue = runner.is_overdue(self.outbox.now()) && self.pool_of(runner).is_some();
-            let launching = runner.is_launching(self.outbox.now());
+            let overdue = runner.is_overdue(self.context.now()) && self.pool_of(runner).is_some();
+            let launching = runner.is_launching(self.context.now());
             if launching || overdue {
                 let empty = || PoolLaunches { wanted: VecDeque::new(), launching: 0, overdue: 0 };
                 let pool = launches.entry(runner.pod().pool.0.clone()).or_insert_with(empty);
@@ -93,8 +93,8 @@ impl Core {
             .ordinals
             .missing(self.lacks_canary(pool))
             .filter(|missing| {
-                let shape = if missing.canary { pool.shapes.update() } else { pool.shapes.current() };
-                pool.shapes.pause_until(&shape.revision).is_none_or(|until| until <= self.outbox.monotonic())
+                let shape = if missing.canary { pool.shapes.update() } else { pool.shapes.current_or_update() };
+                pool.shapes.pause_until(&shape.revision).is_none_or(|until| until <= self.context.monotonic())
             })
             .collect();
         wanted.sort_unstable();
@@ -102,17 +102,17 @@ impl Core {
     }
 
     pub(in crate::core) fn pod_created(&mut self, key: &Key, name: &str, answer: Result<(), WriteFailure>) {
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let Some(pool) = self.pools.get_mut(key) else { return };
         if let Err(failure) = answer
             && let Some(revision) = pool.ordinals.create_failed(name)
         {
             let message = match failure {
-                WriteFailure::Refused(message) | WriteFailure::Transient(message) => message,
+                WriteFailure::Rejected(message) | WriteFailure::Transient(message) => message,
                 WriteFailure::Conflict | WriteFailure::Gone => "the namespace is being deleted".to_owned(),
             };
             pool.shapes.failed(&revision, (reasons::POD_REFUSED, message), now);
         }
-        self.outbox.enqueue(Subject::Pool(key.clone()));
+        self.context.enqueue(ReconcileKey::Pool(key.clone()));
     }
 }

@@ -3,11 +3,10 @@
 
 use crate::core::{
     clock::{Monotonic, Now},
-    cluster::Relabelled,
-    coordinator::Core,
+    cluster::LabelChange,
+    coordinator::Coordinator,
     ids::{Key, Uid, version},
     messages::{Change, Effect, Namespace, Observation, WriteFailure},
-    outbox::{Outbox, Subject},
     pool::{
         diagnosis::PROGRESS_DEADLINE,
         rollout::{Rollout, outdated},
@@ -18,6 +17,7 @@ use crate::core::{
     },
     runner::state::Runner,
     status_write::observe_pruned,
+    step_context::{ReconcileKey, StepContext},
 };
 use camofleet_crds::v1alpha1::WorkerPool;
 use std::{cmp::Reverse, sync::Arc, time::Duration};
@@ -25,7 +25,7 @@ use std::{cmp::Reverse, sync::Arc, time::Duration};
 /// Time after the drain deadline at which the finalizer of a deleted pool is removed, even if runners are left.
 const FINALIZER_GRACE: Duration = Duration::from_secs(60);
 
-impl Core {
+impl Coordinator {
     pub(in crate::core) fn pool_applied(&mut self, object: Arc<WorkerPool>) {
         let key = Key::of(object.as_ref());
         let known = self.pools.get_mut(&key).filter(|known| known.is_same_pool(&object));
@@ -36,7 +36,7 @@ impl Core {
                 let spec_changed = pool.replace_object(object, &self.installation);
                 // The operator writes the status up to once a second. No waiting session depends on it.
                 if !spec_changed {
-                    self.outbox.enqueue(Subject::Pool(key));
+                    self.context.enqueue(ReconcileKey::Pool(key));
                     return;
                 }
                 self.adopt_running_shape(&key);
@@ -45,7 +45,7 @@ impl Core {
                 let mut pool = Pool::new(object, &self.installation);
                 let assigned: Vec<_> = self.runners.of(pool.object()).flat_map(Runner::sessions).cloned().collect();
                 for uid in assigned {
-                    pool.count(self.sessions[&uid].object().tenant(), CountChange::Added);
+                    pool.adjust_running(self.sessions[&uid].object().tenant(), CountChange::Added);
                 }
                 self.pools.insert(key.clone(), pool);
                 self.adopt_claimants(&key);
@@ -64,40 +64,41 @@ impl Core {
             .of(pool.object())
             .any(|runner| runner.pod().revision == update_revision && runner.is_warm() && !runner.is_terminating());
         if let Some(pool) = self.pools.get_mut(key).filter(|_| has_warm_runner) {
-            pool.shapes.came_up(&update_revision);
+            pool.shapes.runner_became_warm(&update_revision);
         }
     }
 
     pub(in crate::core) fn pool_gone(&mut self, key: &Key) {
         if self.pools.remove(key).is_some() {
-            self.outbox.clear_timer(&Subject::Pool(key.clone()));
+            self.context.clear_timer(&ReconcileKey::Pool(key.clone()));
             self.pool_changed(key);
-            self.outbox.send(Effect::DeletePoolMetrics { pool: key.clone() });
+            self.context.send(Effect::DeletePoolMetrics { pool: key.clone() });
         }
     }
 
     /// Re-evaluates the waiting sessions that may use the pool.
     fn pool_changed(&mut self, key: &Key) {
         self.admission_changed();
-        self.outbox.enqueue(Subject::Pool(key.clone()));
+        self.context.enqueue(ReconcileKey::Pool(key.clone()));
         let installation = &self.installation.namespace;
         let waiting = self.sessions.queue().waiting(|demand| demand.targets(key, installation));
-        self.outbox.enqueue_all(waiting.into_iter().map(Subject::Session));
+        self.context.enqueue_all(waiting.into_iter().map(ReconcileKey::Session));
     }
 
     pub(in crate::core) fn namespace_changed(&mut self, change: Change<Namespace>) {
-        let relabelled = self.cluster.namespace_changed(change);
-        if relabelled == Relabelled::None {
+        let label_change = self.cluster.namespace_changed(change);
+        if label_change == LabelChange::None {
             return;
         }
         self.admission_changed();
-        let waiting = self.sessions.queue().waiting(|demand| relabelled.includes(&demand.namespace));
-        self.outbox.enqueue_all(waiting.into_iter().map(Subject::Session));
+        let waiting = self.sessions.queue().waiting(|demand| label_change.includes(&demand.namespace));
+        self.context.enqueue_all(waiting.into_iter().map(ReconcileKey::Session));
     }
 
-    /// Reconciles a pool, except for new pods, which are created for all pools together ([`Core::launch_runners`]).
+    /// Reconciles a pool, except for new pods, which are created for all pools together
+    /// ([`Coordinator::launch_runners`]).
     pub(in crate::core) fn reconcile_pool(&mut self, key: &Key) {
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let Some(pool) = self.pools.get_mut(key) else { return };
         pool.ordinals.expire_creations(now);
         if pool.is_deleted() {
@@ -113,12 +114,12 @@ impl Core {
         }
         self.publish_pool(key);
         let timer = self.next_pool_timer(key);
-        self.outbox.set_timer(Subject::Pool(key.clone()), timer);
+        self.context.set_timer(ReconcileKey::Pool(key.clone()), timer);
     }
 
-    /// Updates the desired number of runners, and whether the pool lacks some.
+    /// Updates the desired number of runners, and whether the pool is short of them.
     fn update_scale(&mut self, key: &Key) {
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let pool = &self.pools[key];
         let demand =
             pool.object().spec.autoscaling.map_or_else(RunnerDemand::default, |_| self.runner_demand(key, pool));
@@ -128,15 +129,15 @@ impl Core {
     }
 
     fn ensure_finalizer_and_budget(&mut self, key: &Key) {
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let Some(pool) = self.pools.get_mut(key) else { return };
         let finalizers = pool.object().metadata.finalizers.clone().unwrap_or_default();
         if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
             let finalizers = finalizers.into_iter().chain([FINALIZER.to_owned()]).collect();
-            set_finalizers(&mut self.outbox, pool, finalizers);
+            set_finalizers(&mut self.context, pool, finalizers);
         }
         if pool.disruption_budget.begin(pool.object().spec.disruption, now) {
-            self.outbox.send(Effect::ApplyDisruptionBudget { pool: pool.object().clone() });
+            self.context.send(Effect::ApplyDisruptionBudget { pool: pool.object().clone() });
         }
     }
 
@@ -145,16 +146,16 @@ impl Core {
         protected: &WorkerPool,
         answer: Result<(), WriteFailure>,
     ) {
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let key = &Key::of(protected);
         let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is_same_pool(protected)) else { return };
         pool.disruption_budget.answered(answer, pool.object().spec.disruption, &key.name, now);
-        self.outbox.enqueue(Subject::Pool(key.clone()));
+        self.context.enqueue(ReconcileKey::Pool(key.clone()));
     }
 
     /// Deletes the runners of a deleted pool. Removes the finalizer when they are gone or the deadline has passed.
     fn drain_deleted_pool(&mut self, key: &Key) {
-        let now = self.outbox.now();
+        let now = self.context.now();
         let pool = &self.pools[key];
         let runners: Vec<_> = self
             .runners
@@ -171,14 +172,14 @@ impl Core {
         let finalizers = pool.object().metadata.finalizers.clone().unwrap_or_default();
         if (empty || overdue) && finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
             let finalizers = finalizers.into_iter().filter(|finalizer| finalizer != FINALIZER).collect();
-            set_finalizers(&mut self.outbox, pool, finalizers);
+            set_finalizers(&mut self.context, pool, finalizers);
         }
     }
 
     /// Deletes runners that are spent, on a cordoned node, surplus or outdated. Runners that have not reported to this
     /// leader stay, because they may have sessions.
     fn remove_runners(&mut self, key: &Key) {
-        let now = self.outbox.now();
+        let now = self.context.now();
         let pool = &self.pools[key];
         let mut remaining: Vec<&Runner> = self
             .runners
@@ -188,7 +189,7 @@ impl Core {
         let mut removed: Vec<(Uid, &'static str)> = Vec::new();
         remaining.retain(|runner| {
             let spent = runner.is_up() && runner.is_idle() && runner.is_spent();
-            let why = if runner.may_have_unknown_sessions() {
+            let reason = if runner.may_have_unknown_sessions() {
                 return true;
             } else if spent {
                 "runner has served its sessions"
@@ -197,7 +198,7 @@ impl Core {
             } else {
                 return true;
             };
-            removed.push((runner.pod().uid.clone(), why));
+            removed.push((runner.pod().uid.clone(), reason));
             false
         });
         let rollout = Rollout::of(pool, self.runners.of(pool.object()).filter(|runner| runner.occupies_ordinal(now)));
@@ -209,7 +210,7 @@ impl Core {
         let sessions_on_node =
             |runner: &Runner| runner.pod().node.as_ref().and_then(|node| on_nodes.get(node)).copied();
         remaining.sort_by_key(|runner| {
-            let current = runner.pod().revision == pool.shapes.current().revision;
+            let current = runner.pod().revision == pool.shapes.current_or_update().revision;
             (runner.used(), runner.is_warm(), current, sessions_on_node(runner), Reverse(runner.pod().ordinal))
         });
         let target = rollout.target - usize::from(rollout.has_canary);
@@ -219,7 +220,7 @@ impl Core {
             .filter(|runner| runner.occupies_ordinal(now) && runner.is_terminating())
             .collect();
         let draining = terminating.iter().filter(|runner| !runner.is_terminating_idle()).count();
-        let surplus: Vec<Uid> = if pool.object().spec.autoscaling.is_some() || rollout.displaces_runner {
+        let surplus: Vec<Uid> = if pool.object().spec.autoscaling.is_some() || rollout.makes_room_for_canary {
             // Draining runners count towards the desired number, so that no runner with a session is removed in their
             // place.
             let excess = (remaining.len() + draining).saturating_sub(target);
@@ -237,16 +238,16 @@ impl Core {
         remaining.retain(|runner| !surplus.contains(&runner.pod().uid));
         removed.extend(surplus.into_iter().map(|uid| (uid, "pool has surplus runners")));
         removed.extend(
-            outdated(pool, &remaining, &terminating).into_iter().map(|uid| (uid, "runner has an outdated shape")),
+            outdated(pool, &remaining, &terminating).into_iter().map(|uid| (uid, "runner has an outdated revision")),
         );
-        for (uid, why) in removed {
-            self.delete_pod(&uid, why);
+        for (uid, reason) in removed {
+            self.delete_pod(&uid, reason);
         }
     }
 
     /// Finds the ordinals that lack a pod. A pod holds its ordinal until it has terminated or is stuck.
     fn find_missing_pods(&mut self, key: &Key) {
-        let now = self.outbox.now();
+        let now = self.context.now();
         let pool = &self.pools[key];
         let counted = || self.runners.of(pool.object()).filter(|runner| runner.occupies_ordinal(now));
         let target = Rollout::of(pool, counted()).target;
@@ -263,7 +264,7 @@ impl Core {
     }
 
     fn publish_pool(&mut self, key: &Key) {
-        let now = self.outbox.now();
+        let now = self.context.now();
         let Some(pool) = self.pools.get(key) else { return };
         if pool.writes.status_is_blocked(now.monotonic) {
             return;
@@ -278,7 +279,7 @@ impl Core {
         if let Some(pool) = self.pools.get_mut(key) {
             pool.writes.begin_status(desired.clone(), now.monotonic);
         }
-        self.outbox.send(Effect::PatchPool { pool: object, status: Box::new(desired) });
+        self.context.send(Effect::PatchPool { pool: object, status: Box::new(desired) });
     }
 
     pub(in crate::core) fn pool_patched(
@@ -286,7 +287,7 @@ impl Core {
         written: &WorkerPool,
         answer: Result<Option<Arc<WorkerPool>>, WriteFailure>,
     ) {
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let key = &Key::of(written);
         let Some(pool) = self.pools.get_mut(key).filter(|pool| pool.is_same_pool(written)) else { return };
         let object = match answer {
@@ -296,12 +297,12 @@ impl Core {
                 let finalizers = stored.metadata.finalizers.as_deref().unwrap_or_default();
                 match pool.writes.accepted(stored.status.as_ref(), finalizers, &key.name, now) {
                     AcceptedWrite::Status { pruned } => {
-                        self.outbox.send_all(observe_pruned("WorkerPool", key.clone(), pruned));
+                        self.context.send_all(observe_pruned("WorkerPool", key.clone(), pruned));
                     }
                     AcceptedWrite::Finalizers { reverted: true } => {
                         let field = "metadata.finalizers".to_owned();
                         let reverted = Observation::Reverted { kind: "WorkerPool", object: key.clone(), field };
-                        self.outbox.send(Effect::Observe(reverted));
+                        self.context.send(Effect::Observe(reverted));
                     }
                     AcceptedWrite::Finalizers { reverted: false } | AcceptedWrite::FormerTerm => {}
                 }
@@ -315,18 +316,18 @@ impl Core {
         if let Some(object) = object {
             self.pool_applied(object);
         }
-        self.outbox.enqueue(Subject::Pool(key.clone()));
+        self.context.enqueue(ReconcileKey::Pool(key.clone()));
     }
 
     pub(in crate::core) fn next_pool_timer(&self, key: &Key) -> Option<Monotonic> {
         let pool = self.pools.get(key)?;
-        let now = self.outbox.now();
+        let now = self.context.now();
         let mut timers: Vec<Option<Monotonic>> = Vec::new();
         timers.extend(pool.writes.timers().chain(pool.disruption_budget.timers()).map(Some));
         timers.extend(pool.shapes.pauses().chain(pool.ordinals.timers()).map(Some));
         timers.push(deadline_of(pool.object(), now));
         timers.push(pool.scale_down_at());
-        timers.push(pool.lacking_since().map(|since| since.after(PROGRESS_DEADLINE)));
+        timers.push(pool.short_of_runners_since().map(|since| since.after(PROGRESS_DEADLINE)));
         timers.extend(
             self.runners
                 .of(pool.object())
@@ -344,9 +345,9 @@ impl Core {
     }
 }
 
-fn set_finalizers(outbox: &mut Outbox, pool: &mut Pool, finalizers: Vec<String>) {
-    if pool.writes.begin_finalizers(&finalizers, outbox.monotonic()) {
-        outbox.send(Effect::SetFinalizers { pool: pool.object().clone(), finalizers });
+fn set_finalizers(context: &mut StepContext, pool: &mut Pool, finalizers: Vec<String>) {
+    if pool.writes.begin_finalizers(&finalizers, context.monotonic()) {
+        context.send(Effect::SetFinalizers { pool: pool.object().clone(), finalizers });
     }
 }
 

@@ -4,26 +4,27 @@ use crate::core::clock::Monotonic;
 use camofleet_crds::v1alpha1::{Autoscaling, WorkerPoolSpec};
 use std::time::Duration;
 
-/// Demand for a pool's runners, and the capacity that they have.
+/// Demand for a pool's runners, and the capacity of the existing ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::core) struct RunnerDemand {
-    /// Runners that cannot be removed as idle: those with sessions, and those that drain or are spent.
-    pub(in crate::core) kept: u32,
-    /// Free slots of the kept runners.
-    pub(in crate::core) free: u32,
+    /// Runners that cannot be removed as idle: those with sessions, and those that drain, are spent or are unreachable.
+    pub(in crate::core) busy_runners: u32,
+    /// Free slots of the busy runners.
+    pub(in crate::core) free_slots: u32,
     /// Waiting sessions that the pool's limits allow.
-    pub(in crate::core) waiting: u32,
+    pub(in crate::core) waiting_sessions: u32,
     /// Number of further sessions that `limits.maxSessions` allows.
-    pub(in crate::core) allowed: u32,
+    pub(in crate::core) sessions_allowed: u32,
 }
 
 impl RunnerDemand {
     /// Number of runners for the waiting sessions and the buffer.
     fn replicas(self, autoscaling: &Autoscaling, slots_per_runner: i32) -> i32 {
         let buffer = u32::try_from(autoscaling.buffer_slots).unwrap_or_default();
-        let slots = self.waiting.saturating_add(buffer).min(self.allowed).saturating_sub(self.free);
+        let slots =
+            self.waiting_sessions.saturating_add(buffer).min(self.sessions_allowed).saturating_sub(self.free_slots);
         let idle = slots.div_ceil(u32::try_from(slots_per_runner).unwrap_or(1).max(1));
-        let runners = i32::try_from(self.kept.saturating_add(idle)).unwrap_or(i32::MAX);
+        let runners = i32::try_from(self.busy_runners.saturating_add(idle)).unwrap_or(i32::MAX);
         runners.clamp(autoscaling.min_replicas, autoscaling.max_replicas.max(autoscaling.min_replicas))
     }
 }
@@ -91,7 +92,12 @@ mod tests {
     }
 
     fn after(scale: &mut Scale, spec: &WorkerPoolSpec, second: i64, running: u32, waiting: u32) -> i32 {
-        let demand = RunnerDemand { kept: running, free: 0, waiting, allowed: u32::MAX };
+        let demand = RunnerDemand {
+            busy_runners: running,
+            free_slots: 0,
+            waiting_sessions: waiting,
+            sessions_allowed: u32::MAX,
+        };
         scale.update(spec, demand, Monotonic(second * 1000));
         scale.desired
     }
@@ -106,8 +112,9 @@ mod tests {
         assert_eq!(after(&mut scale, &spec, 2, 1, 4), 4);
         assert_eq!(after(&mut scale, &spec, 3, 1, 400), 5);
         let autoscaling = spec.autoscaling.unwrap();
-        let replicas =
-            |free, waiting, allowed| RunnerDemand { kept: 1, free, waiting, allowed }.replicas(&autoscaling, 2);
+        let replicas = |free_slots, waiting_sessions, sessions_allowed| {
+            RunnerDemand { busy_runners: 1, free_slots, waiting_sessions, sessions_allowed }.replicas(&autoscaling, 2)
+        };
         assert_eq!(
             [replicas(1, 0, 99), replicas(1, 1, 99), replicas(0, 9, 1), replicas(0, 0, 0)],
             [2, 2, 2, 1],

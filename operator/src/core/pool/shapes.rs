@@ -1,5 +1,5 @@
-//! The shapes of a pool's pods: the update shape of its spec, the proven shape, which is the latest in
-//! which a runner became warm, and the failures of each.
+//! The shapes of a pool's pods: the update shape of its spec, the current shape, which is the latest with a runner that
+//! became warm, and the failures of each.
 
 use crate::core::{
     clock::Monotonic,
@@ -9,8 +9,8 @@ use camofleet_crds::{conditions::pool as reasons, v1alpha1::WorkerPool};
 use camofleet_runtime::backoff::ExponentialBackoff;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-/// Pause after a failed pod, before any further pod of its shape is created. After it, all missing pods of the shape are
-/// created, within the limits of the launch budget.
+/// Pause after a failed pod, before any further pod of its shape is created. After it, all missing pods of the shape
+/// are created, within the limits of the launch budget.
 const BACKOFF: ExponentialBackoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(300));
 
 /// Reason and message of a condition.
@@ -20,8 +20,8 @@ pub(in crate::core) type ReasonMessage = (&'static str, String);
 pub(in crate::core) struct Shapes {
     /// The shape of the spec.
     update: Shape,
-    /// The latest shape in which a runner became warm.
-    proven: Option<Shape>,
+    /// The latest shape with a runner that became warm.
+    current: Option<Shape>,
     /// Failures of pods of the two shapes since a runner of theirs last became warm, by revision.
     failures: HashMap<String, Failures>,
 }
@@ -36,13 +36,13 @@ struct Failures {
 
 impl Shapes {
     pub(in crate::core) fn new(pool: &Arc<WorkerPool>, installation: &Installation) -> Self {
-        Self { update: Shape::of(pool, installation), proven: Shape::published(pool), failures: HashMap::new() }
+        Self { update: Shape::of(pool, installation), current: Shape::published(pool), failures: HashMap::new() }
     }
 
     /// Resets the shapes to the published one, which is all that a new leader knows.
     pub(in crate::core) fn begin_term(&mut self, pool: &WorkerPool) {
         self.failures.clear();
-        self.proven = Shape::published(pool);
+        self.current = Shape::published(pool);
     }
 
     /// The shape of the spec.
@@ -50,29 +50,29 @@ impl Shapes {
         &self.update
     }
 
-    /// The latest shape in which a runner became warm.
-    pub(in crate::core) fn proven(&self) -> Option<&Shape> {
-        self.proven.as_ref()
+    /// The latest shape with a runner that became warm.
+    pub(in crate::core) fn current(&self) -> Option<&Shape> {
+        self.current.as_ref()
     }
 
-    /// The shape of new runners, except for canaries.
-    pub(in crate::core) fn current(&self) -> &Shape {
-        self.proven.as_ref().unwrap_or(&self.update)
+    /// The shape of new runners, except for canaries: the current one, or the update shape before any runner was warm.
+    pub(in crate::core) fn current_or_update(&self) -> &Shape {
+        self.current.as_ref().unwrap_or(&self.update)
     }
 
-    /// Returns whether the only known shape is refused, so that no runner can be created.
+    /// Returns whether the only known shape is rejected, so that no runner can be created.
     pub(in crate::core) fn has_no_valid_shape(&self) -> bool {
-        self.current().refusal().is_some()
+        self.current_or_update().rejection().is_some()
     }
 
-    /// Returns whether the update shape is not proven yet. Its canary has to load a page first.
+    /// Returns whether there is a current shape and the update shape differs from it, so that it needs a canary.
     pub(in crate::core) fn is_rolling_out(&self) -> bool {
-        self.update.revision != self.current().revision && self.update.refusal().is_none()
+        self.update.revision != self.current_or_update().revision && self.update.rejection().is_none()
     }
 
     /// Why no runner is created in the update shape, for `Stalled`.
-    pub(in crate::core) fn refusal(&self) -> Option<ReasonMessage> {
-        self.update.refusal().map(|message| (reasons::TEMPLATE_TOO_LARGE, message))
+    pub(in crate::core) fn rejection(&self) -> Option<ReasonMessage> {
+        self.update.rejection().map(|message| (reasons::TEMPLATE_TOO_LARGE, message))
     }
 
     /// Returns whether runners of the revision are canaries, which take no sessions.
@@ -80,19 +80,19 @@ impl Shapes {
         self.is_rolling_out() && self.update.revision == revision
     }
 
-    /// Sets the shape of the spec. Returns whether the current shape has changed.
+    /// Sets the shape of the spec. Returns whether the shape of new runners has changed.
     pub(in crate::core) fn set_update(&mut self, shape: Shape) -> bool {
-        let changes = self.proven.is_none() && self.update.revision != shape.revision;
+        let changes = self.current.is_none() && self.update.revision != shape.revision;
         self.update = shape;
-        let (update, current) = (self.update.revision.clone(), self.current().revision.clone());
+        let (update, current) = (self.update.revision.clone(), self.current_or_update().revision.clone());
         self.failures.retain(|revision, _| *revision == update || *revision == current);
         changes
     }
 
-    /// Records that a pod of the revision failed or could not be created, and doubles the pause before any further pod of
-    /// the revision is created.
+    /// Records that a pod of the revision failed or could not be created, and doubles the pause before any further pod
+    /// of the revision is created.
     pub(in crate::core) fn failed(&mut self, revision: &str, cause: ReasonMessage, now: Monotonic) {
-        if revision != self.update.revision && revision != self.current().revision {
+        if revision != self.update.revision && revision != self.current_or_update().revision {
             return;
         }
         let count = self.failures.get(revision).map_or(0, |failures| failures.count).saturating_add(1);
@@ -100,11 +100,12 @@ impl Shapes {
         self.failures.insert(revision.to_owned(), failures);
     }
 
-    /// Records that a runner of the revision became warm. It clears the failures, and proves the update shape.
-    pub(in crate::core) fn came_up(&mut self, revision: &str) {
+    /// Records that a runner of the revision became warm. This clears the failures of the revision, and makes the
+    /// update shape the current one.
+    pub(in crate::core) fn runner_became_warm(&mut self, revision: &str) {
         self.failures.remove(revision);
         if revision == self.update.revision {
-            self.proven = Some(self.update.clone());
+            self.current = Some(self.update.clone());
         }
     }
 
@@ -121,9 +122,9 @@ impl Shapes {
         self.failures.values().map(|failures| failures.pause_until)
     }
 
-    /// Returns whether pods of the current shape fail.
+    /// Returns whether pods of the current shape fail, or of the update shape before any runner was warm.
     pub(in crate::core) fn is_failing(&self) -> bool {
-        self.failures.contains_key(&self.current().revision)
+        self.failures.contains_key(&self.current_or_update().revision)
     }
 }
 
@@ -147,7 +148,7 @@ mod tests {
     }
 
     fn shapes() -> Shapes {
-        Shapes { update: shape(1), proven: None, failures: HashMap::new() }
+        Shapes { update: shape(1), current: None, failures: HashMap::new() }
     }
 
     #[test]
@@ -156,19 +157,19 @@ mod tests {
         let mut shapes = shapes();
         assert!(!shapes.is_rolling_out(), "the first shape needs no canary");
         assert!(shapes.set_update(shape(2)), "no runner of the first shape became warm");
-        shapes.came_up(&second);
+        shapes.runner_became_warm(&second);
         assert!(!shapes.set_update(shape(1)) && shapes.is_rolling_out());
         assert_eq!(
-            (shapes.current().revision.as_str(), shapes.is_canary(&first), shapes.is_canary(&second)),
+            (shapes.current_or_update().revision.as_str(), shapes.is_canary(&first), shapes.is_canary(&second)),
             (&*second, true, false)
         );
-        shapes.came_up(&first);
+        shapes.runner_became_warm(&first);
         assert!(!shapes.is_rolling_out());
-        assert_eq!(shapes.current().revision, first);
+        assert_eq!(shapes.current_or_update().revision, first);
     }
 
     #[test]
-    fn backs_off_until_a_runner_comes_up() {
+    fn backs_off_until_a_runner_becomes_warm() {
         let mut shapes = shapes();
         let revision = shape(1).revision;
         let failure = || (reasons::RUNNERS_FAILING, "exit code 1".to_owned());
@@ -186,7 +187,7 @@ mod tests {
             (1, None),
             "failures of other shapes are not kept"
         );
-        shapes.came_up(&revision);
+        shapes.runner_became_warm(&revision);
         assert!(!shapes.is_failing() && shapes.pauses().next().is_none());
     }
 }

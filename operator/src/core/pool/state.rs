@@ -42,7 +42,7 @@ pub(in crate::core) struct Pool {
     progress: Progress,
 }
 
-/// A change of the number of sessions on a pool's runners.
+/// A change of the number of a tenant's sessions on a pool's runners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::core) enum CountChange {
     Added,
@@ -52,8 +52,8 @@ pub(in crate::core) enum CountChange {
 /// Progress towards the desired number of runners.
 #[derive(Debug, Default)]
 struct Progress {
-    /// While the pool lacks runners: when the last one became warm, or when it began to lack them.
-    lacking: Option<Monotonic>,
+    /// While the pool is short of runners: when the last one became warm, or when the shortage began.
+    short_since: Option<Monotonic>,
     /// Why the next launch waits. `None` if no ordinal needs a pod, or the next launch has started.
     launch_wait: Option<LaunchWait>,
 }
@@ -130,17 +130,17 @@ impl Pool {
 
     /// Records the engine that a runner of that revision reported. Returns whether the pool's engine has changed.
     pub(in crate::core) fn learn_engine(&mut self, engine: Option<Engine>, revision: &str) -> bool {
-        let news = engine.is_some() && self.engine != engine && self.shapes.current().revision == revision;
-        if news {
+        let changed = engine.is_some() && self.engine != engine && self.shapes.current_or_update().revision == revision;
+        if changed {
             self.engine = engine;
         }
-        news
+        changed
     }
 
     /// Updates the desired number of runners. `serving` is the number of available runners.
     pub(in crate::core) fn update_scale(&mut self, demand: RunnerDemand, serving: usize, now: Monotonic) {
         self.scale.update(&self.object.spec, demand, now);
-        self.progress.lacking = (serving < self.desired()).then(|| self.progress.lacking.unwrap_or(now));
+        self.progress.short_since = (serving < self.desired()).then(|| self.progress.short_since.unwrap_or(now));
     }
 
     /// When the pool may scale down without another event.
@@ -149,13 +149,13 @@ impl Pool {
     }
 
     /// Records that a runner became warm.
-    pub(in crate::core) fn progressed(&mut self, now: Monotonic) {
-        self.progress.lacking = self.progress.lacking.map(|_| now);
+    pub(in crate::core) fn runner_became_warm(&mut self, now: Monotonic) {
+        self.progress.short_since = self.progress.short_since.map(|_| now);
     }
 
-    /// While the pool lacks runners: since when none became warm.
-    pub(in crate::core) fn lacking_since(&self) -> Option<Monotonic> {
-        self.progress.lacking
+    /// While the pool is short of runners: since when none has become warm.
+    pub(in crate::core) fn short_of_runners_since(&self) -> Option<Monotonic> {
+        self.progress.short_since
     }
 
     /// Why the next launch waits. `None` if no ordinal needs a pod, or the next launch has started.
@@ -168,7 +168,7 @@ impl Pool {
     }
 
     /// Adds a session to a tenant's count, or removes one.
-    pub(in crate::core) fn count(&mut self, tenant: &str, change: CountChange) {
+    pub(in crate::core) fn adjust_running(&mut self, tenant: &str, change: CountChange) {
         match change {
             CountChange::Added => *self.running.entry(tenant.to_owned()).or_default() += 1,
             CountChange::Removed => {

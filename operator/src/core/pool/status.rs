@@ -39,7 +39,7 @@ pub(super) fn of_pool(
     status.queued = saturating_i32(queued);
     status.revision = Some(pool.shapes.update().revision.clone());
     // Comparing revisions is cheaper than serializing the shape.
-    if let Some(shape) = pool.shapes.proven()
+    if let Some(shape) = pool.shapes.current()
         && status.current_revision.as_ref().is_none_or(|published| published.revision != shape.revision)
     {
         status.current_revision = Some(shape.to_publish(installation));
@@ -119,7 +119,7 @@ fn conditions_of(
     let is_ready = replicas.are_ready(pool);
     // `kubectl get` shows the reason of `Ready` in a column, so a failed canary appears there too.
     let ready = match (&canary, &failure) {
-        (Some((reason, _)), _) if is_ready => (*reason, format!("{all_ready}, of the previous revision; see Stalled")),
+        (Some((reason, _)), _) if is_ready => (*reason, format!("{all_ready}, of the current revision; see Stalled")),
         (None, _) if is_ready => (pools::ALL_RUNNERS_READY, all_ready),
         (_, Some(failure)) => failure.clone(),
         (_, None) => reconciling_reason(),
@@ -127,7 +127,7 @@ fn conditions_of(
     let is_settled = replicas.are_settled(pool);
     let reconciling = if is_settled { (pools::RECONCILED, String::new()) } else { reconciling_reason() };
     // A failed canary and a missing budget need attention although the runners serve.
-    let budget_taken = pool.disruption_budget.refusal().map(|message| (pools::BUDGET_TAKEN, message.to_owned()));
+    let budget_taken = pool.disruption_budget.rejection().map(|message| (pools::BUDGET_TAKEN, message.to_owned()));
     let stalled = failure.filter(|_| !is_ready).or(canary).or(budget_taken);
     [
         (READY, is_ready, ready),
@@ -140,7 +140,7 @@ type ReconcilingReason = fn(&Pool, Replicas) -> Option<ReasonMessage>;
 
 /// Why a pool is not settled. The first that applies is published.
 const RECONCILING_REASONS: [ReconcilingReason; 5] =
-    [draining, template_refused, waiting_to_launch, canary_starting, runners_leaving];
+    [draining, template_too_large, waiting_to_launch, canary_starting, runners_leaving];
 
 /// The pool is being deleted.
 fn draining(pool: &Pool, replicas: Replicas) -> Option<ReasonMessage> {
@@ -156,8 +156,8 @@ fn draining(pool: &Pool, replicas: Replicas) -> Option<ReasonMessage> {
 }
 
 /// The template of the spec is too large.
-fn template_refused(pool: &Pool, _: Replicas) -> Option<ReasonMessage> {
-    pool.shapes.refusal()
+fn template_too_large(pool: &Pool, _: Replicas) -> Option<ReasonMessage> {
+    pool.shapes.rejection()
 }
 
 /// The next launch waits for CPUs, or for overdue runners of the pool.
@@ -173,8 +173,8 @@ fn waiting_to_launch(pool: &Pool, Replicas { ready, desired, .. }: Replicas) -> 
         LaunchWait::OwnRunners { overdue } => (
             pools::RUNNERS_STARTING,
             format!(
-                "{ready} of {desired} runners are ready; the next one waits because {overdue} runners of this pool run \
-                 without a hot browser. Read their logs"
+                "{ready} of {desired} runners are ready; the next one waits because {overdue} runners of this pool \
+                 have not been warm for 2 minutes. Read their logs"
             ),
         ),
     })
@@ -182,13 +182,13 @@ fn waiting_to_launch(pool: &Pool, Replicas { ready, desired, .. }: Replicas) -> 
 
 /// A canary tests the update shape.
 fn canary_starting(pool: &Pool, replicas: Replicas) -> Option<ReasonMessage> {
-    let message = "the canary of the new revision has to load a page before the other runners are replaced";
+    let message = "the canary of the update revision has to load a page before the other runners are replaced";
     (pool.shapes.is_rolling_out() && replicas.desired > 0).then(|| (pools::CANARY_STARTING, message.to_owned()))
 }
 
 /// The pool has surplus runners, or runners of an outdated shape.
 fn runners_leaving(_: &Pool, Replicas { desired, all, updated, .. }: Replicas) -> Option<ReasonMessage> {
-    let message = || format!("{all} runners exist, {desired} are desired, {updated} have the new revision");
+    let message = || format!("{all} runners exist, {desired} are desired, {updated} have the update revision");
     (all > desired || all == desired && updated < desired).then(|| (pools::RUNNERS_LEAVING, message()))
 }
 

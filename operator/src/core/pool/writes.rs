@@ -42,10 +42,10 @@ impl PoolWrites {
         *self = Self { written: self.written, ..Self::default() };
     }
 
-    /// Allows refused writes again, because the object has changed.
+    /// Allows rejected writes again, because the object has changed.
     pub(in crate::core) fn object_changed(&mut self) {
         self.status.object_changed();
-        if self.finalizers == RetryState::Refused {
+        if self.finalizers == RetryState::Rejected {
             self.finalizers = RetryState::Idle;
         }
     }
@@ -98,7 +98,7 @@ impl PoolWrites {
     pub(in crate::core) fn failed(&mut self, failure: &WriteFailure, pool: &str, now: Monotonic) {
         match (self.in_flight.take(), failure) {
             (Some(Patch::Status), failure) => self.status.failed(failure, pool, now),
-            (Some(Patch::Finalizers(_)), WriteFailure::Refused(_)) => self.finalizers = RetryState::Refused,
+            (Some(Patch::Finalizers(_)), WriteFailure::Rejected(_)) => self.finalizers = RetryState::Rejected,
             (Some(Patch::Finalizers(_)), _) => self.finalizers = self.finalizers.failed(pool, now),
             (None, _) => {}
         }
@@ -146,14 +146,14 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_write_waits_for_a_changed_object() {
+    fn a_rejected_write_waits_for_a_changed_object() {
         let mut writes = PoolWrites::default();
         assert!(writes.begin_finalizers(&finalizers(), Monotonic(0)));
-        writes.failed(&WriteFailure::Refused(String::new()), "p", Monotonic(0));
+        writes.failed(&WriteFailure::Rejected(String::new()), "p", Monotonic(0));
         assert!(!writes.begin_finalizers(&finalizers(), Monotonic(i64::MAX)));
         writes.object_changed();
         assert!(writes.begin_finalizers(&finalizers(), Monotonic(0)));
         writes.begin_term();
-        assert!(writes.begin_finalizers(&finalizers(), Monotonic(0)), "the refusal belongs to an earlier term");
+        assert!(writes.begin_finalizers(&finalizers(), Monotonic(0)), "the rejection belongs to an earlier term");
     }
 }

@@ -1,6 +1,6 @@
 //! Runners: their pods, reports and state, and how the operator reconciles them.
 
-mod ends;
+mod delete_calls;
 pub mod pod_build;
 pub mod pod_read;
 pub(in crate::core) mod reconcile;

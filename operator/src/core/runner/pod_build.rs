@@ -53,7 +53,7 @@ pub struct Shape {
 }
 
 /// The port on which runners answer the kubelet's probes. An older runner image does not listen on the probe port and
-/// would never become ready there, so a proven shape keeps the port that it was proven with.
+/// would never become ready there, so the current shape keeps the port with which its runners became warm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum ProbePort {
     /// The API port. Shapes published before this field existed use it.
@@ -91,12 +91,12 @@ impl Shape {
     }
 
     /// Why no pod can be created in this shape: its template was too large to keep. `None` if pods can be created.
-    pub fn refusal(&self) -> Option<String> {
+    pub fn rejection(&self) -> Option<String> {
         let bytes = self.pool.spec.template.oversized_bytes?;
         Some(format!(
             "spec.template has {bytes} bytes as JSON; at most {MAX_TEMPLATE_BYTES} are allowed. Shorten its \
              environment, annotations, volumes or affinity. Until then the operator creates no runner from it, and \
-             existing runners keep serving"
+             existing runners continue to serve"
         ))
     }
 
@@ -198,8 +198,8 @@ fn template_metadata(pool: &WorkerPool) -> ObjectMeta {
 }
 
 /// Annotations for cluster autoscalers: cluster-autoscaler (see its FAQ) and Karpenter (see its page "Disruption").
-/// Both ask whether a pod may be evicted, not whether it is idle, so with `WhenIdle` they remove a node only once it is
-/// empty.
+/// Both read whether a pod can be evicted, not whether it is idle. With `WhenIdle`, also idle runners cannot be
+/// evicted, so an autoscaler removes a node only once it has no runner.
 fn eviction_annotations(disruption: Disruption) -> &'static [(&'static str, &'static str)] {
     match disruption {
         Disruption::WhenIdle => {

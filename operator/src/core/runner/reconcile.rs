@@ -1,12 +1,11 @@
-//! Reconciles runners: follows their pods and reports, ends the sessions of lost runners, deletes pods and annotates
+//! Reconciles runners: tracks their pods and reports, ends the sessions of lost runners, deletes pods and annotates
 //! them with the public keys.
 
 use crate::core::{
     clock::Monotonic,
-    coordinator::Core,
+    coordinator::Coordinator,
     ids::{Key, Uid},
     messages::{Change, Effect, Node, Observation, WriteFailure},
-    outbox::Subject,
     pool::state::Pool,
     retry::RetryState,
     runner::{
@@ -15,14 +14,15 @@ use crate::core::{
         state::{Connectivity, PUBLISH_UNREACHABLE_AFTER, Runner},
     },
     session::state::{Session, SessionEnd, Stage},
+    step_context::ReconcileKey,
 };
 use camofleet_crds::conditions::{pool as reasons, session};
 use std::time::Duration;
 
-/// Silence of a runner after which its pod is deleted.
+/// Time for which a runner is unreachable before its pod is deleted.
 const DELETE_UNREACHABLE_AFTER: Duration = Duration::from_secs(300);
 
-impl Core {
+impl Coordinator {
     pub(in crate::core) fn pool_of(&self, runner: &Runner) -> Option<&Pool> {
         self.pools.get(&runner.pod().pool.0).filter(|pool| runner.pod().belongs_to(pool.object()))
     }
@@ -40,17 +40,17 @@ impl Core {
         }
         let its_pool = self.pools.get_mut(&pool.0).filter(|known| pod.belongs_to(known.object()));
         if its_pool.is_none() && known.is_none() {
-            self.runners.claim(pod);
+            self.runners.keep_claimant(pod);
             return;
         }
         if let Some(pool) = its_pool {
             pool.ordinals.pod_seen(pod.ordinal, &pod.key.name, &uid);
         }
         match self.runners.get_mut(&uid) {
-            Some(runner) => runner.replace_pod(pod, self.outbox.now()),
+            Some(runner) => runner.replace_pod(pod, self.context.now()),
             None => {
-                let mut runner = Runner::new(pod, self.outbox.now());
-                if self.term.as_ref().is_some_and(|term| term.has_created(runner.pod())) {
+                let mut runner = Runner::new(pod, self.context.now());
+                if self.term.as_ref().is_some_and(|term| term.is_from_this_term(runner.pod())) {
                     runner.mark_sessions_known();
                 }
                 self.runners.insert(runner);
@@ -60,8 +60,8 @@ impl Core {
                 }
             }
         }
-        self.outbox.enqueue(Subject::Runner(uid));
-        self.outbox.enqueue(Subject::Pool(pool.0));
+        self.context.enqueue(ReconcileKey::Runner(uid));
+        self.context.enqueue(ReconcileKey::Pool(pool.0));
     }
 
     /// Adopts pods that arrived before the pool that they claim.
@@ -77,7 +77,7 @@ impl Core {
         if !self.runners.contains(uid) {
             return;
         }
-        self.tombstones.insert(uid, self.outbox.monotonic());
+        self.tombstones.insert(uid, self.context.monotonic());
         let runner = &self.runners[uid];
         let end = end_of(runner).unwrap_or_else(|| SessionEnd {
             reason: session::RUNNER_LOST,
@@ -89,14 +89,14 @@ impl Core {
 
     fn forget_runner(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.remove(uid) else { return };
-        self.stop_awaiting(uid);
+        self.runner_accounted_for(uid);
         self.orphans.forget_runner(uid);
-        self.outbox.clear_timer(&Subject::Runner(uid.clone()));
-        self.outbox.clear_timer(&Subject::Unwanted(uid.clone()));
+        self.context.clear_timer(&ReconcileKey::Runner(uid.clone()));
+        self.context.clear_timer(&ReconcileKey::StaleSessions(uid.clone()));
         if self.term.is_some() {
-            self.outbox.send(Effect::Unfollow { pod: uid.clone() });
+            self.context.send(Effect::StopStreaming { pod: uid.clone() });
         }
-        self.outbox.enqueue(Subject::Pool(runner.pod().pool.0.clone()));
+        self.context.enqueue(ReconcileKey::Pool(runner.pod().pool.0.clone()));
     }
 
     /// Handles the loss of a runner process. Published sessions end with `end`. Unpublished ones move to the stage
@@ -105,7 +105,7 @@ impl Core {
         let Some(runner) = self.runners.get(pod) else { return };
         for uid in runner.sessions().clone() {
             let lost = self.sessions.get(&uid).is_some_and(Session::is_published);
-            self.set_stage(&uid, if lost { Stage::Ended(end.clone()) } else { unpublished.clone() });
+            self.set_stage(&uid, if lost { Stage::Finishing(end.clone()) } else { unpublished.clone() });
         }
     }
 
@@ -119,20 +119,20 @@ impl Core {
                 let message = format!("the runner process in pod {} restarted", runner.pod().key.name);
                 // A call for the former process may still reach this one, so the session stays on this runner.
                 let rebind =
-                    Stage::Binding { runner: pod.clone(), since: self.outbox.monotonic(), call: RetryState::Idle };
+                    Stage::Binding { runner: pod.clone(), since: self.context.monotonic(), call: RetryState::Idle };
                 self.lose_sessions(pod, &SessionEnd { reason: session::RUNNER_LOST, message }, &rebind);
             }
         }
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        let change = runner.record_report(&state, self.outbox.monotonic());
+        let change = runner.record_report(&state, self.context.monotonic());
         let key = runner.pod().pool.0.clone();
         let revision = runner.pod().revision.clone();
         if let Some(pool) = self.pools.get_mut(&key).filter(|pool| runner.pod().belongs_to(pool.object())) {
             if change.first_warm {
-                pool.shapes.came_up(&revision);
+                pool.shapes.runner_became_warm(&revision);
             }
             if change.becomes_warm {
-                pool.progressed(self.outbox.monotonic());
+                pool.runner_became_warm(self.context.monotonic());
             }
             if pool.learn_engine(state.engine, &revision) {
                 self.engine_known(&key);
@@ -142,13 +142,13 @@ impl Core {
         for entry in state.sessions() {
             self.session_listed(pod, &state, &entry.uid);
         }
-        self.outbox.enqueue(Subject::Unwanted(pod.clone()));
+        self.context.enqueue(ReconcileKey::StaleSessions(pod.clone()));
         self.lose_unlisted_sessions(pod, &state);
-        self.stop_awaiting(pod);
+        self.runner_accounted_for(pod);
         if change.changed {
-            self.outbox.enqueue(Subject::Runner(pod.clone()));
-            self.outbox.enqueue(Subject::Pool(self.runners[pod].pod().pool.0.clone()));
-            self.outbox.enqueue(Subject::Queue);
+            self.context.enqueue(ReconcileKey::Runner(pod.clone()));
+            self.context.enqueue(ReconcileKey::Pool(self.runners[pod].pod().pool.0.clone()));
+            self.context.enqueue(ReconcileKey::Queue);
         }
     }
 
@@ -158,7 +158,7 @@ impl Core {
         let installation = &self.installation.namespace;
         let affected =
             self.sessions.queue().waiting(|demand| demand.engine.is_some() && demand.targets(key, installation));
-        self.outbox.enqueue_all(affected.into_iter().map(Subject::Session));
+        self.context.enqueue_all(affected.into_iter().map(ReconcileKey::Session));
     }
 
     /// Handles assigned sessions that the runner no longer lists. A published one ends as `RunnerLost`. An unpublished
@@ -170,7 +170,7 @@ impl Core {
             match session.stage() {
                 Stage::Bound(bound) if bound.must_be_listed_in(state) && session.is_published() => {
                     let message = format!("runner {} no longer lists the session", self.runners[pod].pod().key.name);
-                    self.set_stage(&uid, Stage::Ended(SessionEnd { reason: session::RUNNER_LOST, message }));
+                    self.set_stage(&uid, Stage::Finishing(SessionEnd { reason: session::RUNNER_LOST, message }));
                 }
                 Stage::Bound(bound) if bound.must_be_listed_in(state) => {
                     if let Some(runner) = self.runners.get_mut(pod) {
@@ -178,33 +178,33 @@ impl Core {
                     }
                     self.set_stage(&uid, Stage::Waiting);
                 }
-                Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => {
+                Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Finishing(_) | Stage::Finished { .. } => {
                 }
             }
         }
     }
 
-    pub(in crate::core) fn runner_silent(&mut self, pod: &Uid) {
+    pub(in crate::core) fn runner_unreachable(&mut self, pod: &Uid) {
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        runner.mark_silent(self.outbox.monotonic());
-        self.stop_awaiting(pod);
-        self.outbox.enqueue(Subject::Runner(pod.clone()));
-        self.outbox.enqueue(Subject::Pool(self.runners[pod].pod().pool.0.clone()));
+        runner.mark_unreachable(self.context.monotonic());
+        self.runner_accounted_for(pod);
+        self.context.enqueue(ReconcileKey::Runner(pod.clone()));
+        self.context.enqueue(ReconcileKey::Pool(self.runners[pod].pod().pool.0.clone()));
     }
 
     pub(in crate::core) fn keys_changed(&mut self, keys: String) {
         if !self.cluster.keys_changed(keys) {
             return;
         }
-        self.outbox.enqueue_all(self.runners.uids().cloned().map(Subject::Runner));
+        self.context.enqueue_all(self.runners.uids().cloned().map(ReconcileKey::Runner));
     }
 
     pub(in crate::core) fn node_changed(&mut self, change: Change<Node>) {
         if !self.cluster.node_changed(change) {
             return;
         }
-        self.outbox.enqueue_all(self.pools.keys().cloned().map(Subject::Pool));
-        self.outbox.enqueue(Subject::Queue);
+        self.context.enqueue_all(self.pools.keys().cloned().map(ReconcileKey::Pool));
+        self.context.enqueue(ReconcileKey::Queue);
     }
 
     pub(in crate::core) fn reconcile_runner(&mut self, uid: &Uid) {
@@ -212,39 +212,39 @@ impl Core {
         if let Some(end) = end_of(runner) {
             return self.runner_ended(uid, &end);
         }
-        // The status of its sessions shows whether the runner answers.
-        self.outbox.enqueue_all(runner.sessions().iter().cloned().map(Subject::Session));
-        let silent_since = match *runner.connectivity() {
-            Connectivity::Silent { since } => Some(since),
+        // The status of its sessions shows whether the runner is reachable.
+        self.context.enqueue_all(runner.sessions().iter().cloned().map(ReconcileKey::Session));
+        let unreachable_since = match *runner.connectivity() {
+            Connectivity::Unreachable { since } => Some(since),
             Connectivity::Unknown | Connectivity::Up => None,
         };
         let mut timers: Vec<Monotonic> = Vec::new();
-        if let Some(since) = silent_since {
+        if let Some(since) = unreachable_since {
             let delete_at = since.after(DELETE_UNREACHABLE_AFTER);
-            if runner.is_stuck(self.outbox.now()) {
-                // Its node does not answer either, so the kubelet will not confirm that the pod is gone.
-                let message = format!("pod {} is stuck terminating and does not answer", runner.pod().key.name);
+            if runner.is_stuck(self.context.now()) {
+                // Its node does not respond either, so the kubelet will not confirm that the pod is gone.
+                let message = format!("pod {} is stuck terminating and unreachable", runner.pod().key.name);
                 self.lose_sessions(uid, &SessionEnd { reason: session::RUNNER_LOST, message }, &Stage::Waiting);
-            } else if delete_at <= self.outbox.monotonic() && !runner.is_terminating() {
+            } else if delete_at <= self.context.monotonic() && !runner.is_terminating() {
                 self.delete_pod(uid, "runner is unreachable");
             }
-            let stuck = self.runners[uid].stuck_from(self.outbox.now());
+            let stuck = self.runners[uid].stuck_from(self.context.now());
             timers.extend([since.after(PUBLISH_UNREACHABLE_AFTER), delete_at].into_iter().chain(stuck));
         }
-        self.follow_runner(uid);
+        self.stream_reports(uid);
         self.annotate_runner(uid);
         let runner = &self.runners[uid];
         timers.extend(runner.write_retries());
         // Everything due now is done. An earlier time would only cause an idle step.
-        let next = timers.into_iter().filter(|at| *at > self.outbox.monotonic()).min();
-        self.outbox.set_timer(Subject::Runner(uid.clone()), next);
+        let next = timers.into_iter().filter(|at| *at > self.context.monotonic()).min();
+        self.context.set_timer(ReconcileKey::Runner(uid.clone()), next);
     }
 
     fn runner_ended(&mut self, uid: &Uid, end: &SessionEnd) {
         self.lose_sessions(uid, end, &Stage::Waiting);
-        self.stop_awaiting(uid);
-        let now = self.outbox.monotonic();
-        let Some(runner) = self.runners.get_mut(uid).filter(|runner| !runner.is_deleting()) else { return };
+        self.runner_accounted_for(uid);
+        let now = self.context.monotonic();
+        let Some(runner) = self.runners.get_mut(uid).filter(|runner| !runner.delete_sent()) else { return };
         let failed = runner.record_failure(now);
         let pod = runner.pod();
         let is_controller = |pool: &&mut Pool| pod.belongs_to(pool.object());
@@ -253,31 +253,31 @@ impl Core {
         }
         self.delete_pod(uid, "container terminated");
         let retry = self.runners[uid].deletion_retry_at().filter(|at| *at > now);
-        self.outbox.set_timer(Subject::Runner(uid.clone()), retry);
+        self.context.set_timer(ReconcileKey::Runner(uid.clone()), retry);
     }
 
-    fn follow_runner(&mut self, uid: &Uid) {
+    fn stream_reports(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
-        if let Some(address) = runner.follow() {
+        if let Some(address) = runner.begin_streaming() {
             let (key, slots) = (runner.pod().key.clone(), runner.pod().slots);
-            self.outbox.send(Effect::Follow { pod: uid.clone(), key, address, slots });
+            self.context.send(Effect::StreamReports { pod: uid.clone(), key, address, slots });
         }
     }
 
     fn annotate_runner(&mut self, uid: &Uid) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
-        if let Some(keys) = runner.begin_annotation(self.cluster.keys(), self.outbox.monotonic()) {
-            self.outbox.send(Effect::AnnotatePod { key: runner.pod().key.clone(), pod: uid.clone(), keys });
+        if let Some(keys) = runner.begin_annotation(self.cluster.keys(), self.context.monotonic()) {
+            self.context.send(Effect::AnnotatePod { key: runner.pod().key.clone(), pod: uid.clone(), keys });
         }
     }
 
     /// Deletes a runner's pod. A runner with sessions drains: they run until they end or the drain deadline passes.
-    pub(in crate::core) fn delete_pod(&mut self, uid: &Uid, why: &'static str) {
+    pub(in crate::core) fn delete_pod(&mut self, uid: &Uid, reason: &'static str) {
         let Some(runner) = self.runners.get_mut(uid) else { return };
-        if !runner.begin_deletion(self.outbox.monotonic()) {
+        if !runner.begin_deletion(self.context.monotonic()) {
             return;
         }
-        self.outbox.send(Effect::DeletePod { key: runner.pod().key.clone(), pod: uid.clone(), why });
+        self.context.send(Effect::DeletePod { key: runner.pod().key.clone(), pod: uid.clone(), reason });
     }
 
     pub(in crate::core) fn pod_deleted(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
@@ -287,12 +287,12 @@ impl Core {
             Ok(()) => {}
             Err(WriteFailure::Gone) => return self.pod_gone(uid),
             // A conflict means that the name belongs to another pod. The watch reports when this pod is gone.
-            Err(WriteFailure::Conflict | WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
-                runner.deletion_failed(self.outbox.monotonic());
+            Err(WriteFailure::Conflict | WriteFailure::Rejected(_) | WriteFailure::Transient(_)) => {
+                runner.deletion_failed(self.context.monotonic());
             }
         }
-        self.outbox.enqueue(Subject::Pool(runner.pod().pool.0.clone()));
-        self.outbox.enqueue(Subject::Runner(uid.clone()));
+        self.context.enqueue(ReconcileKey::Pool(runner.pod().pool.0.clone()));
+        self.context.enqueue(ReconcileKey::Runner(uid.clone()));
     }
 
     pub(in crate::core) fn pod_annotated(&mut self, uid: &Uid, sent: &str, answer: Result<(), WriteFailure>) {
@@ -304,16 +304,16 @@ impl Core {
         if reverted {
             let field = format!("metadata.annotations.{KEYS_ANNOTATION}");
             let object = runner.pod().key.clone();
-            self.outbox.send(Effect::Observe(Observation::Reverted { kind: "Pod", object, field }));
+            self.context.send(Effect::Observe(Observation::Reverted { kind: "Pod", object, field }));
         }
         match answer {
-            Ok(()) if reverted => runner.annotation_failed(self.outbox.monotonic()),
+            Ok(()) if reverted => runner.annotation_failed(self.context.monotonic()),
             Ok(()) | Err(WriteFailure::Gone | WriteFailure::Conflict) => runner.annotation_settled(),
-            Err(WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
-                runner.annotation_failed(self.outbox.monotonic());
+            Err(WriteFailure::Rejected(_) | WriteFailure::Transient(_)) => {
+                runner.annotation_failed(self.context.monotonic());
             }
         }
-        self.outbox.enqueue(Subject::Runner(uid.clone()));
+        self.context.enqueue(ReconcileKey::Runner(uid.clone()));
     }
 }
 

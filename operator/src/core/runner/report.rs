@@ -6,7 +6,7 @@ use camofleet_crds::{
     names,
     v1alpha1::{Display, Engine, StartTier},
 };
-use camofleet_runner_api::{BindResponse, End, Hot, RunnerState, Session, SessionPhase};
+use camofleet_runner_api::{BindResponse, BrowserCounts, End, RunnerState, Session, SessionPhase};
 use std::collections::HashMap;
 
 /// Longest message that is kept, in characters. It also bounds the messages of conditions.
@@ -28,12 +28,20 @@ pub struct Report {
     pub(in crate::core) draining: bool,
     pub(in crate::core) slots: u32,
     pub(in crate::core) free: u32,
+    /// The runner has served `sessionsPerRunner` sessions.
     pub(in crate::core) spent: bool,
-    pub(in crate::core) hot: Hot,
+    pub(in crate::core) hot: BrowserCounts,
     pub(in crate::core) warm: bool,
     pub(in crate::core) launch_error: Option<String>,
     sessions: Vec<ListedSession>,
     index: HashMap<Uid, usize>,
+}
+
+/// The runner process that made a report, and the report's generation in it.
+#[derive(Clone, Debug)]
+pub(in crate::core) struct ReportVersion {
+    pub(in crate::core) boot_id: String,
+    pub(in crate::core) generation: u64,
 }
 
 /// A session in a runner's report.
@@ -48,9 +56,9 @@ pub(in crate::core) struct ListedSession {
     pub(in crate::core) end: Option<End>,
 }
 
-/// Why a runner's state is rejected.
+/// Why a runner's state is not a valid report.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Implausible {
+pub enum InvalidReport {
     /// The state lists more sessions than the pod can hold.
     #[error("the state lists {listed} sessions; a runner with {slots} slots can have at most {max}")]
     TooManySessions {
@@ -66,7 +74,7 @@ pub enum Implausible {
     ListedTwice,
     /// A field is not a valid name or identifier.
     #[error("the state has an invalid `{0}`")]
-    Invalid(&'static str),
+    InvalidField(&'static str),
 }
 
 impl Report {
@@ -74,18 +82,18 @@ impl Report {
     ///
     /// # Errors
     /// Returns an error when a well-behaved runner of that pod cannot be in this state.
-    pub fn new(state: RunnerState, slots: u32) -> Result<Self, Implausible> {
+    pub fn new(state: RunnerState, slots: u32) -> Result<Self, InvalidReport> {
         let max = RunnerState::max_sessions(slots);
         if state.sessions.len() > max {
-            return Err(Implausible::TooManySessions { listed: state.sessions.len(), slots, max });
+            return Err(InvalidReport::TooManySessions { listed: state.sessions.len(), slots, max });
         }
         if !is_identifier(&state.boot_id) {
-            return Err(Implausible::Invalid("bootId"));
+            return Err(InvalidReport::InvalidField("bootId"));
         }
         let sessions = state.sessions.into_iter().map(ListedSession::new).collect::<Result<Vec<_>, _>>()?;
         let index: HashMap<_, _> = sessions.iter().enumerate().map(|(at, listed)| (listed.uid.clone(), at)).collect();
         if index.len() < sessions.len() {
-            return Err(Implausible::ListedTwice);
+            return Err(InvalidReport::ListedTwice);
         }
         let slots = state.slots.min(slots);
         let headless = state.hot.headless.min(slots);
@@ -99,12 +107,16 @@ impl Report {
             slots,
             free: state.free.min(slots),
             spent: state.spent,
-            hot: Hot { headless, headful: state.hot.headful.min(slots - headless) },
+            hot: BrowserCounts { headless, headful: state.hot.headful.min(slots - headless) },
             warm: state.warm,
             launch_error: state.launch_error.map(|error| truncated(&error, MAX_MESSAGE)),
             sessions,
             index,
         })
+    }
+
+    pub(in crate::core) fn version(&self) -> ReportVersion {
+        ReportVersion { boot_id: self.boot_id.clone(), generation: self.generation }
     }
 
     /// The listed sessions, in the order of the report.
@@ -117,22 +129,22 @@ impl Report {
     }
 
     /// The number of further sessions that the runner can list.
-    pub(in crate::core) fn room_in_list(&self) -> u32 {
+    pub(in crate::core) fn list_capacity(&self) -> u32 {
         let remaining = RunnerState::max_sessions(self.slots).saturating_sub(self.sessions.len());
         u32::try_from(remaining).unwrap_or(u32::MAX)
     }
 }
 
 impl ListedSession {
-    fn new(session: Session) -> Result<Self, Implausible> {
+    fn new(session: Session) -> Result<Self, InvalidReport> {
         if !is_identifier(&session.uid) {
-            return Err(Implausible::Invalid("uid"));
+            return Err(InvalidReport::InvalidField("uid"));
         }
         if !names::is_label(&session.namespace) {
-            return Err(Implausible::Invalid("namespace"));
+            return Err(InvalidReport::InvalidField("namespace"));
         }
         if !names::is_subdomain(&session.name) {
-            return Err(Implausible::Invalid("name"));
+            return Err(InvalidReport::InvalidField("name"));
         }
         Ok(Self {
             uid: session.uid,
@@ -201,14 +213,14 @@ mod tests {
         let sessions = |count: usize| (0..count).map(|at| listed(&format!("s-{at}"), "ns", "s")).collect::<Vec<_>>();
         let max = RunnerState::max_sessions(1);
         let report = Report::new(state(sessions(max)), 1).unwrap();
-        assert_eq!((report.sessions().len(), report.room_in_list()), (max, 0));
+        assert_eq!((report.sessions().len(), report.list_capacity()), (max, 0));
         assert_eq!(report.session("s-3").unwrap().uid, "s-3");
         assert_eq!(
             Report::new(state(sessions(max + 1)), 1),
-            Err(Implausible::TooManySessions { listed: max + 1, slots: 1, max })
+            Err(InvalidReport::TooManySessions { listed: max + 1, slots: 1, max })
         );
         let twice = vec![listed("s", "ns", "a"), listed("s", "ns", "b")];
-        assert_eq!(Report::new(state(twice), 1), Err(Implausible::ListedTwice));
+        assert_eq!(Report::new(state(twice), 1), Err(InvalidReport::ListedTwice));
     }
 
     #[test]
@@ -216,21 +228,21 @@ mod tests {
         for bad in ["", "?x", "x/status", "..", "a/../b", "a#b", "a%2fb", "A", &"a".repeat(254)] {
             assert_eq!(
                 Report::new(state(vec![listed("s", "ns", bad)]), 1),
-                Err(Implausible::Invalid("name")),
+                Err(InvalidReport::InvalidField("name")),
                 "{bad:?}"
             );
             let elsewhere = Report::new(state(vec![listed("s", bad, "s")]), 1);
-            assert_eq!(elsewhere, Err(Implausible::Invalid("namespace")), "{bad:?}");
+            assert_eq!(elsewhere, Err(InvalidReport::InvalidField("namespace")), "{bad:?}");
         }
         assert!(Report::new(state(vec![listed("s", "a.b", "s")]), 1).is_err(), "a namespace contains no dots");
         for bad in ["", "a/b", "a?b", "ä", &"a".repeat(65)] {
             assert_eq!(
                 Report::new(state(vec![listed(bad, "ns", "s")]), 1),
-                Err(Implausible::Invalid("uid")),
+                Err(InvalidReport::InvalidField("uid")),
                 "{bad:?}"
             );
             let restarted = RunnerState { boot_id: bad.into(), ..state(Vec::new()) };
-            assert_eq!(Report::new(restarted, 1), Err(Implausible::Invalid("bootId")), "{bad:?}");
+            assert_eq!(Report::new(restarted, 1), Err(InvalidReport::InvalidField("bootId")), "{bad:?}");
         }
     }
 
@@ -239,7 +251,7 @@ mod tests {
         let large = RunnerState {
             slots: u32::MAX,
             free: u32::MAX,
-            hot: Hot { headless: u32::MAX, headful: u32::MAX },
+            hot: BrowserCounts { headless: u32::MAX, headful: u32::MAX },
             launch_error: Some("x".repeat(1 << 20)),
             browser_version: Some("v".repeat(1 << 20)),
             playwright_version: "v".repeat(1 << 20),
@@ -249,7 +261,7 @@ mod tests {
             }])
         };
         let report = Report::new(large, 3).unwrap();
-        assert_eq!((report.slots, report.free, report.hot), (3, 3, Hot { headless: 3, headful: 0 }));
+        assert_eq!((report.slots, report.free, report.hot), (3, 3, BrowserCounts { headless: 3, headful: 0 }));
         let texts = [
             report.launch_error.as_deref().unwrap(),
             report.browser_version.as_deref().unwrap(),

@@ -5,14 +5,14 @@ use crate::core::{
     ids::Uid,
     retry::RetryState,
     runner::{
-        ends::Ends,
+        delete_calls::DeleteCalls,
         pod_read::{PodPhase, RunnerPod},
         report::Report,
     },
 };
 use camofleet_auth::token::PublicKeys;
 use camofleet_crds::v1alpha1::{Display, WorkerPool};
-use camofleet_runner_api::{Hot, RunnerState, SessionPhase};
+use camofleet_runner_api::{BrowserCounts, RunnerState, SessionPhase};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
@@ -20,12 +20,12 @@ use std::{
     time::Duration,
 };
 
-/// Time after a pod's `deletionTimestamp` at which it counts as stuck, because its node does not answer. A stuck pod
+/// Time after a pod's `deletionTimestamp` at which it counts as stuck, because its node does not respond. A stuck pod
 /// does not hold its ordinal.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
-/// Silence of a runner after which `Ready` of its sessions becomes `Unknown`.
+/// Time for which a runner is unreachable before `Ready` of its sessions becomes `Unknown`.
 pub(in crate::core) const PUBLISH_UNREACHABLE_AFTER: Duration = Duration::from_secs(15);
-/// Time after which a runner that is not warm counts as overdue and no longer as launching.
+/// Time after which a runner that is not warm is overdue and no longer counts as launching.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(120);
 /// A runner that exits by itself less than this time after it became warm counts as a failed launch.
 const MIN_UPTIME: Duration = Duration::from_secs(30);
@@ -41,15 +41,15 @@ const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 pub(in crate::core) struct Runner {
     pod: RunnerPod,
     connectivity: Connectivity,
-    /// The last report. It is kept while the runner does not answer.
+    /// The last report. It is kept while the runner is unreachable.
     report: Option<Report>,
     /// All sessions of the runner are known: it has reported to this leader, or its pod was created in this term.
     sessions_known: bool,
-    /// The runner refused or lost a session after its last report, so the number of its free slots is unknown.
+    /// The runner rejected or lost a session after its last report, so the number of its free slots is unknown.
     slots_unknown: bool,
-    /// This leader has deleted the pod.
-    deleting: bool,
-    /// All its browsers were hot at some time.
+    /// This leader has sent the `DELETE` of the pod, and it has not failed.
+    delete_sent: bool,
+    /// The runner was warm at some time.
     was_warm: bool,
     /// When this process first saw the runner warm.
     warm_since: Option<Monotonic>,
@@ -64,16 +64,16 @@ pub(in crate::core) struct Runner {
     /// When the token bucket for lookups of unknown sessions is full again. It holds [`LOOKUP_BURST`] tokens, and gets
     /// one every [`LOOKUP_INTERVAL`].
     lookup_bucket_full_at: Monotonic,
-    /// The runner's event stream is followed.
-    followed: bool,
+    /// The runner's reports are streamed.
+    streaming: bool,
     /// The write of the annotation with the public keys.
     annotation: RetryState,
-    /// The deletion of the pod.
+    /// The call that deletes the pod.
     deletion: RetryState,
     /// The end of the pod was checked for a failed launch.
     failure_recorded: bool,
-    /// The calls that end its sessions.
-    ends: Ends,
+    /// The calls that end its sessions or acknowledge their end.
+    delete_calls: DeleteCalls,
 }
 
 /// What a report changes.
@@ -81,9 +81,9 @@ pub(in crate::core) struct Runner {
 pub(in crate::core) struct ReportChange {
     /// The report differs from the last one, or the runner's free slots were unknown before.
     pub(in crate::core) changed: bool,
-    /// All browsers are hot for the first time.
+    /// The runner is warm for the first time.
     pub(in crate::core) first_warm: bool,
-    /// All browsers are hot, and were not in the last report.
+    /// The runner is warm, and was not in the last report.
     pub(in crate::core) becomes_warm: bool,
 }
 
@@ -92,8 +92,8 @@ pub(in crate::core) enum Connectivity {
     /// The runner has not reported to this leader.
     Unknown,
     Up,
-    /// The runner does not answer.
-    Silent {
+    /// The runner does not respond.
+    Unreachable {
         since: Monotonic,
     },
 }
@@ -109,17 +109,17 @@ impl Runner {
             report: None,
             sessions_known: false,
             slots_unknown: false,
-            deleting: false,
+            delete_sent: false,
             was_warm: false,
             warm_since: None,
             not_warm_since: None,
             sessions: BTreeSet::new(),
             created,
-            followed: false,
+            streaming: false,
             annotation: RetryState::Idle,
             deletion: RetryState::Idle,
             failure_recorded: false,
-            ends: Ends::default(),
+            delete_calls: DeleteCalls::default(),
         }
     }
 
@@ -131,7 +131,7 @@ impl Runner {
         &self.connectivity
     }
 
-    /// The last report. It is kept while the runner does not answer.
+    /// The last report. It is kept while the runner is unreachable.
     pub(in crate::core) fn report(&self) -> Option<&Report> {
         self.report.as_ref()
     }
@@ -161,7 +161,7 @@ impl Runner {
         self.sessions_known = true;
     }
 
-    /// Records that the runner refused or lost a session. It gets no session before its next report.
+    /// Records that the runner rejected or lost a session. It gets no session before its next report.
     pub(in crate::core) fn mark_slots_unknown(&mut self) {
         self.slots_unknown = true;
     }
@@ -189,17 +189,17 @@ impl Runner {
         ReportChange { changed, first_warm, becomes_warm: report.warm && !was_warm }
     }
 
-    pub(in crate::core) fn mark_silent(&mut self, now: Monotonic) {
-        if !matches!(self.connectivity, Connectivity::Silent { .. }) {
-            self.connectivity = Connectivity::Silent { since: now };
+    pub(in crate::core) fn mark_unreachable(&mut self, now: Monotonic) {
+        if !matches!(self.connectivity, Connectivity::Unreachable { .. }) {
+            self.connectivity = Connectivity::Unreachable { since: now };
         }
     }
 
-    /// Starts to follow the runner's events. Returns its address, or `None` if it is followed already or has no address
-    /// yet.
-    pub(in crate::core) fn follow(&mut self) -> Option<IpAddr> {
-        let address = self.pod.address.filter(|_| !self.followed)?;
-        self.followed = true;
+    /// Starts the stream of reports. Returns the runner's address, or `None` if the stream has started or there is no
+    /// address yet.
+    pub(in crate::core) fn begin_streaming(&mut self) -> Option<IpAddr> {
+        let address = self.pod.address.filter(|_| !self.streaming)?;
+        self.streaming = true;
         Some(address)
     }
 
@@ -223,22 +223,22 @@ impl Runner {
 
     /// Starts the deletion of the pod. Returns `false` if it was started already, or pauses after a failure.
     pub(in crate::core) fn begin_deletion(&mut self, now: Monotonic) -> bool {
-        let begins = !self.deleting && self.deletion.may_start(now);
+        let begins = !self.delete_sent && self.deletion.may_start(now);
         if begins {
-            self.deleting = true;
+            self.delete_sent = true;
             self.deletion = self.deletion.started();
         }
         begins
     }
 
     pub(in crate::core) fn deletion_failed(&mut self, now: Monotonic) {
-        self.deleting = false;
+        self.delete_sent = false;
         self.deletion = self.deletion.failed(&self.pod.uid, now);
     }
 
-    /// Returns whether this leader has deleted the pod.
-    pub(in crate::core) fn is_deleting(&self) -> bool {
-        self.deleting
+    /// Returns whether this leader has sent the `DELETE` of the pod, which has not failed.
+    pub(in crate::core) fn delete_sent(&self) -> bool {
+        self.delete_sent
     }
 
     pub(in crate::core) fn deletion_retry_at(&self) -> Option<Monotonic> {
@@ -286,31 +286,31 @@ impl Runner {
 
     /// Starts the call that ends a session or acknowledges its end. Returns the address to call, or `None` if no call
     /// is allowed now.
-    pub(in crate::core) fn begin_end(&mut self, session: &Uid, now: Monotonic) -> Option<IpAddr> {
+    pub(in crate::core) fn begin_delete_call(&mut self, session: &Uid, now: Monotonic) -> Option<IpAddr> {
         let address = self.pod.address.filter(|_| !self.pod.is_terminated())?;
         let entry = self.report.as_ref().and_then(|report| report.session(session));
         let ended = entry.is_some_and(|entry| entry.phase == SessionPhase::Ended);
         let max = RunnerState::max_sessions(self.pod.slots);
-        self.ends.start(session, ended, max, now).then_some(address)
+        self.delete_calls.start(session, ended, max, now).then_some(address)
     }
 
     /// Records that such a call was answered or abandoned.
     pub(in crate::core) fn end_answered(&mut self, session: &Uid, now: Monotonic) {
-        self.ends.answered(session, now);
+        self.delete_calls.answered(session, now);
     }
 
     /// Forgets the calls for sessions that the runner no longer lists.
-    pub(in crate::core) fn forget_ends(&mut self, now: Monotonic) {
+    pub(in crate::core) fn forget_delete_calls(&mut self, now: Monotonic) {
         let report = self.report.as_ref();
-        self.ends.forget_unlisted(|uid| report.is_some_and(|report| report.session(uid).is_some()), now);
+        self.delete_calls.forget_unlisted(|uid| report.is_some_and(|report| report.session(uid).is_some()), now);
     }
 
-    pub(in crate::core) fn next_end_retry(&self, now: Monotonic) -> Option<Monotonic> {
-        self.ends.next_retry(now)
+    pub(in crate::core) fn next_delete_retry(&self, now: Monotonic) -> Option<Monotonic> {
+        self.delete_calls.next_retry(now)
     }
 
     /// The new value of the annotation with the public keys, if it has to be written. An issuer without a published key
-    /// keeps the keys that the runner has, because without any key the runner would refuse all calls of that issuer.
+    /// keeps the keys that the runner has, because without any key the runner would reject all calls of that issuer.
     fn wanted_keys(&self, published: Option<&str>) -> Option<String> {
         let published = published.filter(|published| *published != self.pod.keys)?;
         let parse = |keys: &str| serde_json::from_str::<PublicKeys>(keys);
@@ -325,7 +325,7 @@ impl Runner {
 
     /// Returns whether the pod is being deleted or has terminated.
     pub(in crate::core) fn is_terminating(&self) -> bool {
-        self.deleting || self.pod.deletion_deadline.is_some() || self.pod.is_terminated()
+        self.delete_sent || self.pod.deletion_deadline.is_some() || self.pod.is_terminated()
     }
 
     /// Returns whether the pod holds its ordinal in the pool.
@@ -345,7 +345,7 @@ impl Runner {
         Some(now.monotonic_of(deletion_deadline).after(left).after(STUCK_AFTER))
     }
 
-    /// Returns whether the runner answers.
+    /// Returns whether the runner responds.
     pub(in crate::core) fn is_up(&self) -> bool {
         self.connectivity == Connectivity::Up
     }
@@ -355,24 +355,28 @@ impl Runner {
         self.report.as_ref().is_some_and(|report| report.session(session).is_some())
     }
 
-    /// Returns whether the runner answers and all its browsers are hot.
+    /// Returns whether the runner responds and is warm.
     pub(in crate::core) fn is_warm(&self) -> bool {
         self.is_up() && self.report.as_ref().is_some_and(|report| report.warm)
     }
 
-    /// The free slots of a runner that autoscaling cannot remove as idle. `None` if the runner is idle and can be replaced
-    /// by an idle one of `slots` slots. Each assigned session that the runner does not list yet takes a slot. A runner that
-    /// drains, is spent or does not answer has no free slots.
-    pub(in crate::core) fn free_slots_unless_idle(&self, slots: u32) -> Option<u32> {
-        let lost = self.is_terminating() || matches!(self.connectivity, Connectivity::Silent { .. });
-        match self.report.as_ref().filter(|_| !lost) {
-            Some(report) if report.draining || report.spent => Some(0),
-            Some(report) => {
-                let free = report.free.min(slots).saturating_sub(saturating_u32(self.unlisted().count()));
-                (free < slots || !self.is_idle()).then_some(free)
-            }
-            None => (lost || !self.is_idle()).then_some(0),
-        }
+    /// Returns whether the runner is idle and has the capacity of a new runner with `slots` slots, so that autoscaling
+    /// can remove it. A new runner that has not reported yet counts.
+    pub(in crate::core) fn is_replaceable_idle(&self, slots: u32) -> bool {
+        let has_full_capacity = self.report.is_none() || self.free_slots(slots) == slots;
+        !self.is_lost() && self.is_idle() && has_full_capacity
+    }
+
+    /// Free slots for the demand of a pool with `slots` slots per runner. Each assigned session that the runner does
+    /// not list yet takes a slot. A runner that terminates, drains, is spent or is unreachable has none.
+    pub(in crate::core) fn free_slots(&self, slots: u32) -> u32 {
+        let open = self.report.as_ref().filter(|report| !self.is_lost() && !report.draining && !report.spent);
+        open.map_or(0, |report| report.free.min(slots).saturating_sub(saturating_u32(self.unlisted().count())))
+    }
+
+    /// Returns whether the runner terminates or is unreachable.
+    fn is_lost(&self) -> bool {
+        self.is_terminating() || matches!(self.connectivity, Connectivity::Unreachable { .. })
     }
 
     /// Returns whether the runner is ready for sessions or has one.
@@ -414,9 +418,8 @@ impl Runner {
         }
     }
 
-    /// Returns whether the runner has had neither an assigned session nor a hot browser for [`LAUNCH_TIMEOUT`].
-    /// Sessions that only the runner lists do not count, because it can invent them, and neither do hot browsers that it
-    /// had before.
+    /// Returns whether a running runner without assigned sessions has not been warm for [`LAUNCH_TIMEOUT`], although it
+    /// is not spent. Sessions that only the runner lists do not count, because it can invent them.
     pub(in crate::core) fn is_overdue(&self, now: Now) -> bool {
         let launches = self.pod.phase == PodPhase::Running && !self.is_terminating() && self.sessions.is_empty();
         let not_warm_for = self.not_warm_since.map_or(Duration::MAX, |since| now.monotonic.since(since));
@@ -443,18 +446,19 @@ impl Runner {
         listed.filter(|session| session.phase != SessionPhase::Ended).count() + self.unlisted().count()
     }
 
-    /// The free slots: those that the runner reports, bounded by the slots of its pod and by its list, without the
-    /// slots of assigned sessions that it has not reported yet. `None` if it can take no session.
-    pub(in crate::core) fn room(&self, slots: u32, display_of: impl Fn(&Uid) -> Option<Display>) -> Option<Room> {
+    /// The slots that can be assigned: those that the runner reports as free, bounded by the slots of its pod and by
+    /// the capacity of its list, without those of assigned sessions that it has not reported yet. `None` if it can take
+    /// no session.
+    pub(in crate::core) fn assignable_slots(&self, slots: u32, display_of: impl Fn(&Uid) -> Option<Display>) -> Option<FreeSlots> {
         if !self.is_up() || self.slots_unknown || self.is_terminating() || self.may_have_unknown_sessions() {
             return None;
         }
         let report = self.report.as_ref().filter(|report| !report.draining)?;
-        let mut room = Room { free: report.free.min(slots).min(report.room_in_list()), hot: report.hot };
+        let mut free = FreeSlots { count: report.free.min(slots).min(report.list_capacity()), hot: report.hot };
         for session in self.unlisted() {
-            room.take(display_of(session).unwrap_or_default());
+            free.take(display_of(session).unwrap_or_default());
         }
-        (room.free > 0).then_some(room)
+        (free.count > 0).then_some(free)
     }
 
     fn unlisted(&self) -> impl Iterator<Item = &Uid> {
@@ -466,26 +470,26 @@ fn saturating_u32(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// Free slots and hot browsers of a runner.
+/// The free slots of a runner, and its hot browsers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::core) struct Room {
-    pub(in crate::core) free: u32,
-    pub(in crate::core) hot: Hot,
+pub(in crate::core) struct FreeSlots {
+    pub(in crate::core) count: u32,
+    pub(in crate::core) hot: BrowserCounts,
 }
 
-impl Room {
+impl FreeSlots {
     /// Takes a slot for a session with that display. The session takes a hot browser of its kind. Without one, it
     /// displaces a hot browser of the other kind if these fill all free slots.
     pub(in crate::core) fn take(&mut self, display: Display) {
-        self.free = self.free.saturating_sub(1);
+        self.count = self.count.saturating_sub(1);
         let (own, other) = match display {
             Display::Headless => (&mut self.hot.headless, &mut self.hot.headful),
             Display::Headful | Display::LiveView => (&mut self.hot.headful, &mut self.hot.headless),
         };
         if *own > 0 {
             *own -= 1;
-        } else if *other > self.free {
-            *other = self.free;
+        } else if *other > self.count {
+            *other = self.count;
         }
     }
 }
@@ -501,7 +505,7 @@ pub(in crate::core) struct Runners {
 
 impl Runners {
     /// Keeps a pod until its pool becomes known.
-    pub(in crate::core) fn claim(&mut self, pod: RunnerPod) {
+    pub(in crate::core) fn keep_claimant(&mut self, pod: RunnerPod) {
         self.claimants.insert(pod.uid.clone(), pod);
     }
 
@@ -627,7 +631,7 @@ mod tests {
     }
 
     fn report(generation: u64, warm: bool) -> Report {
-        let hot = Hot { headless: if warm { 2 } else { 0 }, headful: 0 };
+        let hot = BrowserCounts { headless: if warm { 2 } else { 0 }, headful: 0 };
         let state =
             RunnerState { boot_id: "boot".into(), generation, slots: 2, free: 2, warm, hot, ..RunnerState::default() };
         Report::new(state, 2).unwrap()
@@ -644,26 +648,26 @@ mod tests {
         assert_eq!(runner.record_report(&report(2, true), Monotonic(0)), change(true, true, true));
         assert_eq!(runner.record_report(&report(3, false), Monotonic(0)), change(true, false, false));
         assert_eq!(runner.record_report(&report(4, true), Monotonic(0)), change(true, false, true));
-        runner.mark_silent(Monotonic(5));
-        runner.mark_silent(Monotonic(9));
-        assert_eq!(*runner.connectivity(), Connectivity::Silent { since: Monotonic(5) });
+        runner.mark_unreachable(Monotonic(5));
+        runner.mark_unreachable(Monotonic(9));
+        assert_eq!(*runner.connectivity(), Connectivity::Unreachable { since: Monotonic(5) });
         assert_eq!(
             runner.record_report(&report(4, true), Monotonic(9)),
             change(true, false, false),
-            "the runner answers again"
+            "the runner responds again"
         );
         runner.mark_slots_unknown();
-        assert_eq!(runner.room(2, |_| None), None);
+        assert_eq!(runner.assignable_slots(2, |_| None), None);
         assert!(runner.record_report(&report(4, true), Monotonic(9)).changed, "its free slots are known again");
-        assert_eq!(runner.room(2, |_| None).map(|room| room.free), Some(2));
+        assert_eq!(runner.assignable_slots(2, |_| None).map(|slots| slots.count), Some(2));
     }
 
     #[test]
     fn deletes_a_pod_once_and_retries_after_a_failure() {
         let mut runner = Runner::new(pod("a", "p", None), at(0));
-        assert!(runner.begin_deletion(Monotonic(0)) && !runner.begin_deletion(Monotonic(0)) && runner.is_deleting());
+        assert!(runner.begin_deletion(Monotonic(0)) && !runner.begin_deletion(Monotonic(0)) && runner.delete_sent());
         runner.deletion_failed(Monotonic(0));
-        assert!(!runner.is_deleting() && !runner.begin_deletion(Monotonic(0)));
+        assert!(!runner.delete_sent() && !runner.begin_deletion(Monotonic(0)));
         let retry_at = runner.deletion_retry_at().unwrap();
         assert!(runner.begin_deletion(retry_at));
     }
@@ -681,9 +685,9 @@ mod tests {
     }
 
     #[test]
-    fn follows_and_annotates_a_runner_once() {
+    fn streams_and_annotates_a_runner_once() {
         let mut runner = Runner::new(pod("a", "p", None), at(0));
-        assert!(runner.follow().is_some() && runner.follow().is_none());
+        assert!(runner.begin_streaming().is_some() && runner.begin_streaming().is_none());
         assert_eq!(runner.begin_annotation(None, Monotonic(0)), None, "no keys are published");
         assert_eq!(runner.begin_annotation(Some("{}"), Monotonic(0)), None, "the annotation has these keys");
         assert!(runner.begin_annotation(Some("new"), Monotonic(0)).is_some());
@@ -697,7 +701,7 @@ mod tests {
     fn keeps_claimants_until_their_pool_is_known() {
         let mut runners = Runners::default();
         for (uid, pool) in [("a", "p"), ("b", "q"), ("c", "p"), ("d", "p")] {
-            runners.claim(pod(uid, pool, None));
+            runners.keep_claimant(pod(uid, pool, None));
         }
         runners.remove_claimant(&"c".to_owned());
         runners.retain_claimants(|uid| uid != "d");

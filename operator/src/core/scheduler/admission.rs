@@ -1,13 +1,13 @@
 //! Admission: decides whether a pool accepts a session, and explains a rejection.
 
 use crate::core::{
-    coordinator::Core,
+    coordinator::Coordinator,
     ids::Key,
     pool::state::Pool,
     scheduler::queue::Demand,
     session::{state::SessionEnd, status::WaitReason},
 };
-use camofleet_crds::{conditions::session as reasons, queue::CreationOrder, v1alpha1::Engine};
+use camofleet_crds::{conditions::session as reasons, queue::CreationKey, v1alpha1::Engine};
 use std::collections::BTreeSet;
 
 /// Whether a session without a slot waits, and why.
@@ -16,7 +16,7 @@ pub(in crate::core) enum WaitDecision {
     /// The session waits for this reason.
     Wait(WaitReason),
     /// The session ends, because waiting would not help.
-    Refuse(SessionEnd),
+    Reject(SessionEnd),
 }
 
 /// Why a pool does not accept a session.
@@ -38,8 +38,8 @@ pub(in crate::core) enum Rejection {
 
 impl Rejection {
     /// Explains the rejection for the status of a session that names the pool. The session waits until the pool is
-    /// changed, or is refused because it exceeds a limit of the pool.
-    pub(in crate::core) fn explain(self, demand: &Demand, pool: &Key) -> WaitDecision {
+    /// changed, or is rejected because it exceeds a limit of the pool.
+    pub(in crate::core) fn into_wait_decision(self, demand: &Demand, pool: &Key) -> WaitDecision {
         let (name, namespace, tenant) = (&pool.name, &demand.namespace, &demand.tenant);
         match self {
             Self::Deleted => WaitDecision::Wait(WaitReason::new(
@@ -68,7 +68,7 @@ impl Rejection {
                      without `engine`"
                 ),
             )),
-            Self::Priority { max } => WaitDecision::Refuse(SessionEnd {
+            Self::Priority { max } => WaitDecision::Reject(SessionEnd {
                 reason: reasons::PRIORITY_TOO_HIGH,
                 message: format!(
                     "priority {} is above {max}, `limits.maxPriority` of WorkerPool {name}; create the session with a \
@@ -76,7 +76,7 @@ impl Rejection {
                     demand.priority.0
                 ),
             }),
-            Self::Lifetime { max } => WaitDecision::Refuse(SessionEnd {
+            Self::Lifetime { max } => WaitDecision::Reject(SessionEnd {
                 reason: reasons::LIFETIME_TOO_LONG,
                 message: format!(
                     "maxLifetimeSeconds {} is above {max}, `limits.maxLifetimeSeconds` of WorkerPool {name}; create \
@@ -88,7 +88,7 @@ impl Rejection {
     }
 }
 
-impl Core {
+impl Coordinator {
     /// Why the pool does not accept the demand. `None` if it does, regardless of free slots.
     pub(in crate::core) fn rejection(&self, pool: &Pool, demand: &Demand) -> Option<Rejection> {
         let limits = &pool.object().spec.limits;
@@ -131,19 +131,19 @@ impl Core {
         self.pools.get(key).map_or(0, |pool| self.lanes_for(key, pool).map(BTreeSet::len).sum())
     }
 
-    fn lanes_for<'a>(&'a self, key: &'a Key, pool: &'a Pool) -> impl Iterator<Item = &'a BTreeSet<CreationOrder>> {
+    fn lanes_for<'a>(&'a self, key: &'a Key, pool: &'a Pool) -> impl Iterator<Item = &'a BTreeSet<CreationKey>> {
         let lanes = self.sessions.queue().lanes();
         let accepted = lanes.filter(move |(demand, _)| self.accepts(key, pool, demand));
         accepted.map(|(_, lane)| lane)
     }
 
-    /// Refuses a session if the queue of every pool that accepts it is full. Sessions that were admitted or arrived
+    /// Rejects a session if the queue of every pool that accepts it is full. Sessions that were admitted or arrived
     /// earlier count.
-    pub(in crate::core) fn queue_overflow(&self, demand: &Demand, creation: &CreationOrder) -> Option<SessionEnd> {
+    pub(in crate::core) fn queue_overflow(&self, demand: &Demand, creation: &CreationKey) -> Option<SessionEnd> {
         let mut full = None;
         for (key, pool) in self.pools_for(demand) {
             let max = usize::try_from(pool.object().spec.limits.max_queued?).unwrap_or_default();
-            let counts = |other: &&CreationOrder| *other < creation || self.sessions[other.uid()].is_admitted();
+            let counts = |other: &&CreationKey| *other < creation || self.sessions[other.uid()].is_admitted();
             let others = self.lanes_for(key, pool).flatten().filter(|other| *other != creation);
             if others.filter(counts).take(max).count() < max {
                 return None;

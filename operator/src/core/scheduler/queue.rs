@@ -2,7 +2,7 @@
 
 use crate::core::ids::{Key, Uid};
 use camofleet_crds::{
-    queue::CreationOrder,
+    queue::CreationKey,
     v1alpha1::{BrowserSession, Engine},
 };
 use std::{
@@ -10,8 +10,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-/// The properties of a session that decide which pools and runners can serve it, and its rank in the queue apart from its
-/// creation order.
+/// The properties of a session that decide which pools and runners can serve it, and its rank in the queue apart from
+/// its creation order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::core) struct Demand {
     pub(in crate::core) priority: Reverse<i32>,
@@ -56,18 +56,18 @@ impl Demand {
 /// sessions.
 #[derive(Debug, Default)]
 pub(in crate::core) struct Queue {
-    lanes: BTreeMap<Demand, BTreeSet<CreationOrder>>,
+    lanes: BTreeMap<Demand, BTreeSet<CreationKey>>,
 }
 
 impl Queue {
     pub(in crate::core) fn insert(&mut self, session: &BrowserSession) {
-        self.lanes.entry(Demand::of(session)).or_default().insert(CreationOrder::of(session));
+        self.lanes.entry(Demand::of(session)).or_default().insert(CreationKey::of(session));
     }
 
     pub(in crate::core) fn remove(&mut self, session: &BrowserSession) {
         let demand = Demand::of(session);
         if let Some(lane) = self.lanes.get_mut(&demand) {
-            lane.remove(&CreationOrder::of(session));
+            lane.remove(&CreationKey::of(session));
             if lane.is_empty() {
                 self.lanes.remove(&demand);
             }
@@ -78,7 +78,7 @@ impl Queue {
         self.lanes.is_empty()
     }
 
-    pub(in crate::core) fn lanes(&self) -> impl Iterator<Item = (&Demand, &BTreeSet<CreationOrder>)> {
+    pub(in crate::core) fn lanes(&self) -> impl Iterator<Item = (&Demand, &BTreeSet<CreationKey>)> {
         self.lanes.iter()
     }
 

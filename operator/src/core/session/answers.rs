@@ -1,14 +1,17 @@
 //! Handles answers of runners and of the API server about sessions.
 
 use crate::core::{
-    coordinator::Core,
+    coordinator::Coordinator,
     ids::{Key, Uid, version},
     messages::{BindFailure, Effect, EventType, Observation, ReadFailure, WriteFailure},
-    outbox::Subject,
     retry::RetryState,
-    runner::{report, state::Runner},
+    runner::{
+        report::{self, ReportVersion},
+        state::Runner,
+    },
     session::state::{Bound, SessionEnd, SessionReport, Stage},
     status_write::observe_pruned,
+    step_context::ReconcileKey,
 };
 use camofleet_crds::{
     conditions::{self, FINISHED, READY, SCHEDULED, session as reasons},
@@ -20,7 +23,7 @@ use std::{sync::Arc, time::Duration};
 /// Pause before the next attempt to look up an orphan whose runner has used up its lookups.
 const LOOKUP_RETRY: Duration = Duration::from_secs(5);
 
-impl Core {
+impl Coordinator {
     pub(in crate::core) fn bind_answered(&mut self, uid: &Uid, pod: &Uid, answer: Result<BindResponse, BindFailure>) {
         if self.term.is_none() {
             return;
@@ -42,17 +45,18 @@ impl Core {
         let (generation, stage) = (self.sessions[uid].generation(), self.sessions[uid].stage().clone());
         match (stage, answer) {
             (Stage::Binding { runner, .. }, Ok(answer)) if runner == *pod => {
-                self.set_bound(pod, uid, SessionReport::answered(&answer), (&answer.boot_id, answer.generation));
+                let listed_since = ReportVersion { boot_id: answer.boot_id.clone(), generation: answer.generation };
+                self.set_bound(pod, uid, SessionReport::answered(&answer), listed_since);
                 self.finish_if_ended(uid, &answer);
             }
-            (Stage::Binding { runner, .. }, Err(BindFailure::Refused)) if runner == *pod => {
+            (Stage::Binding { runner, .. }, Err(BindFailure::NoFreeSlot)) if runner == *pod => {
                 if let Some(runner) = self.runners.get_mut(pod) {
                     runner.mark_slots_unknown();
                 }
                 self.set_stage(uid, Stage::Waiting);
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Invalid(message))) if runner == *pod => {
-                self.set_stage(uid, Stage::Ended(SessionEnd { reason: reasons::LAUNCH_FAILED, message }));
+                self.set_stage(uid, Stage::Finishing(SessionEnd { reason: reasons::LAUNCH_FAILED, message }));
             }
             (Stage::Binding { runner, .. }, Err(BindFailure::Unknown(_))) if runner == *pod => self.call_failed(uid),
             // The call sent new timeouts for a session that the runner already has.
@@ -67,14 +71,14 @@ impl Core {
             (Stage::Bound(bound), Err(_)) if bound.runner == *pod => self.call_failed(uid),
             // The bind was abandoned in the meantime. The runner's next report shows whether it has the session.
             (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Ok(_)) => {}
-            (Stage::Ended(_) | Stage::Finished { .. }, _)
+            (Stage::Finishing(_) | Stage::Finished { .. }, _)
             | (Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_), Err(_)) => {}
         }
     }
 
     fn finish_if_ended(&mut self, uid: &Uid, answer: &BindResponse) {
         if answer.session.phase == SessionPhase::Ended {
-            self.set_stage(uid, Stage::Ended(SessionEnd::reported(answer.session.end.as_ref())));
+            self.set_stage(uid, Stage::Finishing(SessionEnd::reported(answer.session.end.as_ref())));
         }
     }
 
@@ -85,13 +89,13 @@ impl Core {
     ) {
         let Some(uid) = &decided_on.metadata.uid else { return };
         if let Some(next) = self.sessions.finish_write(uid) {
-            self.outbox.enqueue(Subject::Session(next));
+            self.context.enqueue(ReconcileKey::Session(next));
         }
         let Some(session) = self.sessions.get_mut(uid) else { return };
         match answer {
             Ok(object) => {
-                let fields = session.write_accepted(uid, object.status.as_ref(), self.outbox.monotonic());
-                self.outbox.send_all(observe_pruned("BrowserSession", session.key(), fields));
+                let fields = session.write_accepted(uid, object.status.as_ref(), self.context.monotonic());
+                self.context.send_all(observe_pruned("BrowserSession", session.key(), fields));
                 // The watch may have delivered this version or a later one already.
                 if version(object.as_ref()) >= version(session.object().as_ref()) {
                     self.replace_object(uid, object.clone());
@@ -101,20 +105,20 @@ impl Core {
                 self.end_duplicates(uid);
                 let known = matches!(self.sessions[uid].stage(), Stage::Finished { .. });
                 if object.state() == SessionState::Finished && !known {
-                    self.set_stage(uid, Stage::Finished { at: self.outbox.monotonic(), delete: RetryState::Idle });
+                    self.set_stage(uid, Stage::Finished { at: self.context.monotonic(), delete: RetryState::Idle });
                     self.end_wherever_listed(uid);
                 }
             }
             // Another client changed or deleted the object. Read it before deciding anything else.
             Err(WriteFailure::Conflict | WriteFailure::Gone) => {
                 let key = session.key();
-                self.outbox.send(Effect::ReadSession { key, session: uid.clone() });
+                self.context.send(Effect::ReadSession { key, session: uid.clone() });
             }
-            Err(failure @ (WriteFailure::Refused(_) | WriteFailure::Transient(_))) => {
-                session.write_failed(uid, &failure, self.outbox.monotonic());
+            Err(failure @ (WriteFailure::Rejected(_) | WriteFailure::Transient(_))) => {
+                session.write_failed(uid, &failure, self.context.monotonic());
             }
         }
-        self.outbox.enqueue(Subject::Session(uid.clone()));
+        self.context.enqueue(ReconcileKey::Session(uid.clone()));
     }
 
     /// Handles the answer to an uncached read, which follows a conflict or concerns an orphan.
@@ -126,8 +130,8 @@ impl Core {
     ) {
         let answer = answer.map(|found| found.filter(|found| found.metadata.uid.as_ref() == Some(uid)));
         match self.sessions.get(uid) {
-            // The session became known while the API server was asked for the name that a runner reported. The runner
-            // may have reported a wrong name, so the answer says nothing about the session.
+            // The session became known during the read of the name that a runner reported. The runner may have reported
+            // a wrong name, so the answer can be about another session.
             Some(session) if session.key() != *key => {}
             Some(_) => self.known_session_read(uid, answer),
             None => self.orphan_read(uid, &answer),
@@ -143,11 +147,11 @@ impl Core {
             }
             Ok(None) => return self.session_gone(uid),
             // Repeat the write. It meets the same conflict unless the watch delivers the newer object first.
-            Err(ReadFailure::Refused | ReadFailure::Transient) => {
-                session.write_failed(uid, &WriteFailure::Conflict, self.outbox.monotonic());
+            Err(ReadFailure::Rejected | ReadFailure::Transient) => {
+                session.write_failed(uid, &WriteFailure::Conflict, self.context.monotonic());
             }
         }
-        self.outbox.enqueue(Subject::Session(uid.clone()));
+        self.context.enqueue(ReconcileKey::Session(uid.clone()));
     }
 
     fn orphan_read(&mut self, uid: &Uid, answer: &Result<Option<Arc<BrowserSession>>, ReadFailure>) {
@@ -157,16 +161,16 @@ impl Core {
         match answer {
             // Only the watch adds sessions. This answer may arrive before a list that is older than the object, or
             // after the deletion of the object.
-            Ok(Some(_)) | Err(ReadFailure::Transient) => self.orphans.lookup_failed(uid, self.outbox.monotonic()),
+            Ok(Some(_)) | Err(ReadFailure::Transient) => self.orphans.lookup_failed(uid, self.context.monotonic()),
             // The operator cannot find out whether the session exists, so it leaves the session alone.
-            Err(ReadFailure::Refused) => self.orphans.lookup_refused(uid),
+            Err(ReadFailure::Rejected) => self.orphans.lookup_rejected(uid),
             Ok(None) => {
                 self.orphans.remove(uid);
-                self.tombstones.insert(uid, self.outbox.monotonic());
+                self.tombstones.insert(uid, self.context.monotonic());
                 self.end_wherever_listed(uid);
             }
         }
-        self.outbox.enqueue(Subject::Orphan(uid.clone()));
+        self.context.enqueue(ReconcileKey::Orphan(uid.clone()));
     }
 
     pub(in crate::core) fn pod_read(&mut self, uid: &Uid, pod: &Uid, answer: Result<bool, ReadFailure>) {
@@ -179,13 +183,13 @@ impl Core {
             session.call_settled();
         } else {
             // Repeat the read until the watch delivers the pod or the pod is gone.
-            session.call_failed(uid, self.outbox.monotonic());
+            session.call_failed(uid, self.context.monotonic());
         }
         if answer == Ok(false) && !known {
             let message = "the runner's pod was deleted while no operator was running".to_owned();
-            self.set_stage(uid, Stage::Ended(SessionEnd { reason: reasons::RUNNER_LOST, message }));
+            self.set_stage(uid, Stage::Finishing(SessionEnd { reason: reasons::RUNNER_LOST, message }));
         }
-        self.outbox.enqueue(Subject::Session(uid.clone()));
+        self.context.enqueue(ReconcileKey::Session(uid.clone()));
     }
 
     pub(in crate::core) fn session_deleted(&mut self, uid: &Uid, answer: Result<(), WriteFailure>) {
@@ -193,7 +197,7 @@ impl Core {
         match answer {
             // The watch reports when the object is gone.
             Ok(()) | Err(WriteFailure::Gone) => {}
-            Err(WriteFailure::Conflict | WriteFailure::Refused(_) | WriteFailure::Transient(_)) => {
+            Err(WriteFailure::Conflict | WriteFailure::Rejected(_) | WriteFailure::Transient(_)) => {
                 if matches!(session.stage(), Stage::Finished { .. }) {
                     self.call_failed(uid);
                 }
@@ -210,10 +214,10 @@ impl Core {
         let became = |type_| conditions::is_true(&after, type_) && !conditions::is_true(&before, type_);
         for type_ in [SCHEDULED, READY, FINISHED] {
             // A hot session becomes Scheduled and Ready in one write. One event is enough.
-            let is_news = became(type_) && !(type_ == SCHEDULED && became(READY));
-            if let Some(condition) = conditions::get(&after, type_).filter(|_| is_news) {
+            let is_new_event = became(type_) && !(type_ == SCHEDULED && became(READY));
+            if let Some(condition) = conditions::get(&after, type_).filter(|_| is_new_event) {
                 let is_failure = type_ == FINISHED && conditions::is_true(&after, conditions::STALLED);
-                self.outbox.send(Effect::PublishEvent {
+                self.context.send(Effect::PublishEvent {
                     session: object.clone(),
                     type_: if is_failure { EventType::Warning } else { EventType::Normal },
                     // The event's reason names what happened: Scheduled, Ready, or why the session finished.
@@ -227,14 +231,14 @@ impl Core {
             }
         }
         let session = &self.sessions[uid];
-        let started = session.since_seen(self.outbox.now());
+        let started = session.since_seen(self.context.now());
         let became_ready = conditions::is_true(&after, READY) && former.state() != SessionState::Ready;
         if let (true, Some(status)) = (became_ready, &object.status) {
             let pool = status.pool.as_ref().map(|name| {
                 let namespace = status.pool_namespace.as_ref().or(object.metadata.namespace.as_ref());
                 Key { namespace: namespace.cloned().unwrap_or_default(), name: name.clone() }
             });
-            self.outbox.send(Effect::Observe(Observation::Ready {
+            self.context.send(Effect::Observe(Observation::Ready {
                 session: object.clone(),
                 pool: pool.filter(|key| self.pools.contains_key(key)),
                 tier: status.start_tier.unwrap_or(StartTier::Cold),
@@ -245,25 +249,25 @@ impl Core {
         if let Some(finished) = conditions::get(&after, FINISHED).filter(|_| became(FINISHED)) {
             let started = started.filter(|_| !session.was_ready());
             let (session, reason) = (object.clone(), finished.reason.clone());
-            self.outbox.send(Effect::Observe(Observation::Ended { session, reason, started }));
+            self.context.send(Effect::Observe(Observation::Ended { session, reason, started }));
         }
     }
 
     /// Looks up an orphan at the API server if the lookup is due and its runner has a lookup left.
     pub(in crate::core) fn look_up_orphan(&mut self, uid: &Uid) {
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let Some((runner, due)) = self.orphans.due(uid) else { return };
         let take_lookup = |runner: &mut Runner| runner.take_lookup(now);
         let next = if due > now {
             due
         } else if self.runners.get_mut(runner).is_some_and(take_lookup) {
             if let Some(key) = self.orphans.begin_lookup(uid) {
-                self.outbox.send(Effect::ReadSession { key, session: uid.clone() });
+                self.context.send(Effect::ReadSession { key, session: uid.clone() });
             }
             return;
         } else {
             now.after(LOOKUP_RETRY)
         };
-        self.outbox.set_timer(Subject::Orphan(uid.clone()), Some(next));
+        self.context.set_timer(ReconcileKey::Orphan(uid.clone()), Some(next));
     }
 }

@@ -1,15 +1,14 @@
-//! Reconciles sessions: follows their objects and the reports of their runners, makes the calls that are due, and
+//! Reconciles sessions: tracks their objects and the reports of their runners, makes the calls that are due, and
 //! publishes their status.
 
 use crate::core::{
-    coordinator::Core,
+    coordinator::Coordinator,
     ids::{Key, Uid, version},
     messages::{Effect, Observation},
-    outbox::Subject,
     pool::state::CountChange,
     retry::RetryState,
     runner::{
-        report::Report,
+        report::{Report, ReportVersion},
         state::{Connectivity, PUBLISH_UNREACHABLE_AFTER},
     },
     scheduler::{
@@ -18,12 +17,13 @@ use crate::core::{
     },
     session::{
         state::{Bound, Session, SessionEnd, SessionReport, Stage},
-        status::{self, Location, WaitReason},
+        status::{self, Placement, WaitReason},
     },
+    step_context::ReconcileKey,
 };
 use camofleet_crds::{
     conditions::session as reasons,
-    queue::CreationOrder,
+    queue::CreationKey,
     v1alpha1::{BrowserSession, SessionState, WorkerPool, WorkerPoolSpec},
 };
 use camofleet_runner_api::SessionPhase;
@@ -34,7 +34,7 @@ const REEVALUATION_INTERVAL: Duration = Duration::from_secs(30);
 /// Reason in metrics for a session that was deleted before it finished. It appears in no status.
 const DELETED: &str = "Deleted";
 
-impl Core {
+impl Coordinator {
     pub(in crate::core) fn session_applied(&mut self, object: Arc<BrowserSession>) {
         let Some(uid) = object.metadata.uid.clone() else { return };
         // A session that only waits for a finalizer is not served any longer.
@@ -53,7 +53,7 @@ impl Core {
         }
         self.replace_object(&uid, object);
         self.adopt_published_stage(&uid);
-        self.outbox.enqueue(Subject::Session(uid));
+        self.context.enqueue(ReconcileKey::Session(uid));
     }
 
     /// Stores a newer version of the object, and re-evaluates admission when its demand has changed.
@@ -65,9 +65,9 @@ impl Core {
 
     pub(in crate::core) fn add_session(&mut self, object: Arc<BrowserSession>) {
         let Some(uid) = object.metadata.uid.clone() else { return };
-        let stage = Session::published_stage(&object, self.outbox.now());
+        let stage = Session::published_stage(&object, self.context.now());
         self.orphans.remove(&uid);
-        self.sessions.add(&uid, object, self.outbox.now());
+        self.sessions.add(&uid, object, self.context.now());
         self.set_stage(&uid, stage);
         // Its runner may have reported the session before this object arrived.
         let listing = self.runners.listing(&uid).filter(|runner| runner.is_up());
@@ -75,14 +75,14 @@ impl Core {
             listing.filter_map(|runner| Some((runner.pod().uid.clone(), runner.report()?.clone()))).collect();
         for (pod, state) in listed {
             self.session_listed(&pod, &state, &uid);
-            self.outbox.enqueue(Subject::Unwanted(pod));
+            self.context.enqueue(ReconcileKey::StaleSessions(pod));
         }
     }
 
     /// Yields to the published status if another leader has published a different runner or the end of the session.
     pub(in crate::core) fn adopt_published_stage(&mut self, uid: &Uid) {
         let session = &self.sessions[uid];
-        let published = Session::published_stage(session.object(), self.outbox.now());
+        let published = Session::published_stage(session.object(), self.context.now());
         let yields = match (&published, session.stage()) {
             (Stage::Finished { .. }, Stage::Finished { .. }) => false,
             (Stage::Finished { .. }, _) => true,
@@ -90,8 +90,8 @@ impl Core {
                 session.runner() != Some(&published.runner)
             }
             (Stage::Bound(published), Stage::Bound(own)) => published.runner != own.runner,
-            (Stage::Bound(_), Stage::Ended(_) | Stage::Finished { .. })
-            | (Stage::Waiting | Stage::Binding { .. } | Stage::Ended(_), _) => false,
+            (Stage::Bound(_), Stage::Finishing(_) | Stage::Finished { .. })
+            | (Stage::Waiting | Stage::Binding { .. } | Stage::Finishing(_), _) => false,
         };
         if !yields {
             return;
@@ -107,20 +107,20 @@ impl Core {
     pub(in crate::core) fn set_stage(&mut self, uid: &Uid, stage: Stage) {
         let Some(change) = self.sessions.set_stage(uid, stage) else { return };
         if change.is_waiting {
-            self.outbox.enqueue(Subject::Queue);
+            self.context.enqueue(ReconcileKey::Queue);
         }
         if change.is_waiting || change.was_waiting {
             self.enqueue_pools_for(&Demand::of(&change.object));
         }
-        if change.left != change.entered {
-            if let Some(runner) = change.left {
+        if change.runner_before != change.runner_after {
+            if let Some(runner) = change.runner_before {
                 self.unassign(&change.object, &runner);
             }
-            if let Some(runner) = change.entered {
+            if let Some(runner) = change.runner_after {
                 self.assign(&change.object, &runner);
             }
         }
-        self.outbox.enqueue(Subject::Session(uid.clone()));
+        self.context.enqueue(ReconcileKey::Session(uid.clone()));
     }
 
     /// Counts a session on a runner and for its tenant.
@@ -144,10 +144,10 @@ impl Core {
         let key = &pod.pool.0;
         let pool = self.pools.get_mut(key).filter(|pool| pod.belongs_to(pool.object()));
         if let (Some(pool), Some(change)) = (pool, change) {
-            pool.count(session.tenant(), change);
+            pool.adjust_running(session.tenant(), change);
         }
-        self.outbox.enqueue(Subject::Runner(pod.uid.clone()));
-        self.outbox.enqueue(Subject::Pool(key.clone()));
+        self.context.enqueue(ReconcileKey::Runner(pod.uid.clone()));
+        self.context.enqueue(ReconcileKey::Pool(key.clone()));
     }
 
     pub(in crate::core) fn session_gone(&mut self, uid: &Uid) {
@@ -156,27 +156,27 @@ impl Core {
         if session.is_waiting() {
             self.enqueue_pools_for(&Demand::of(session.object()));
         }
-        self.tombstones.insert(uid, self.outbox.monotonic());
+        self.tombstones.insert(uid, self.context.monotonic());
         if let Some(pod) = session.runner() {
             self.unassign(session.object(), pod);
             self.send_end(pod, uid);
         }
         self.end_wherever_listed(uid);
-        self.outbox.clear_timer(&Subject::Session(uid.clone()));
-        self.outbox.enqueue(Subject::Queue);
+        self.context.clear_timer(&ReconcileKey::Session(uid.clone()));
+        self.context.enqueue(ReconcileKey::Queue);
     }
 
     /// Observes the end of a session that was deleted before it finished.
     fn observe_deletion(&mut self, session: &Session) {
         let reason = match session.stage() {
             Stage::Finished { .. } => return,
-            Stage::Ended(end) => end.reason,
+            Stage::Finishing(end) => end.reason,
             Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) => DELETED,
         };
         if self.term.is_some() {
-            let started = session.since_seen(self.outbox.now()).filter(|_| !session.was_ready());
+            let started = session.since_seen(self.context.now()).filter(|_| !session.was_ready());
             let (session, reason) = (session.object().clone(), reason.to_owned());
-            self.outbox.send(Effect::Observe(Observation::Ended { session, reason, started }));
+            self.context.send(Effect::Observe(Observation::Ended { session, reason, started }));
         }
     }
 
@@ -185,31 +185,31 @@ impl Core {
         let Some(entry) = state.session(uid) else { return };
         let Some(session) = self.sessions.get(uid) else {
             let unknown = !self.tombstones.contains(uid);
-            if unknown && self.term.is_some() && self.orphans.insert(pod, entry, self.outbox.monotonic()) {
-                self.outbox.enqueue(Subject::Orphan(uid.clone()));
+            if unknown && self.term.is_some() && self.orphans.insert(pod, entry, self.context.monotonic()) {
+                self.context.enqueue(ReconcileKey::Orphan(uid.clone()));
             }
             return;
         };
         match session.stage() {
             // The session ended before it was published.
             Stage::Waiting if entry.phase == SessionPhase::Ended && self.may_be_bound_to(pod, session) => {
-                self.set_stage(uid, Stage::Ended(SessionEnd::reported(entry.end.as_ref())));
+                self.set_stage(uid, Stage::Finishing(SessionEnd::reported(entry.end.as_ref())));
             }
             Stage::Binding { runner, .. } if runner == pod && entry.phase == SessionPhase::Ended => {
-                self.set_stage(uid, Stage::Ended(SessionEnd::reported(entry.end.as_ref())));
+                self.set_stage(uid, Stage::Finishing(SessionEnd::reported(entry.end.as_ref())));
             }
             Stage::Waiting if self.may_be_bound_to(pod, session) => {
-                self.set_bound(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
+                self.set_bound(pod, uid, SessionReport::listed(entry, state), state.version());
             }
             // No leader can have assigned the session to this runner.
             Stage::Waiting => {}
             Stage::Binding { runner, .. } if runner == pod => {
-                self.set_bound(pod, uid, SessionReport::listed(entry, state), (&state.boot_id, state.generation));
+                self.set_bound(pod, uid, SessionReport::listed(entry, state), state.version());
             }
             Stage::Bound(bound) if bound.runner == *pod => {
                 if entry.phase == SessionPhase::Ended {
                     let end = SessionEnd::reported(entry.end.as_ref());
-                    self.set_stage(uid, Stage::Ended(end));
+                    self.set_stage(uid, Stage::Finishing(end));
                 } else {
                     let report = SessionReport::listed(entry, state);
                     if bound.report.as_ref() != Some(&report) {
@@ -218,8 +218,8 @@ impl Core {
                     }
                 }
             }
-            // `end_unwanted` ends sessions that the runner must not keep.
-            Stage::Binding { .. } | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => {}
+            // `end_stale_sessions` ends sessions that the runner must not keep.
+            Stage::Binding { .. } | Stage::Bound(_) | Stage::Finishing(_) | Stage::Finished { .. } => {}
         }
     }
 
@@ -232,8 +232,8 @@ impl Core {
         let Some(pool) = self.pool_of(runner) else {
             return key.namespace == demand.namespace && self.targets(&demand, key);
         };
-        let refused = matches!(self.rejection(pool, &demand), Some(Rejection::Namespace | Rejection::Tenant));
-        self.targets(&demand, key) && !refused
+        let is_excluded = matches!(self.rejection(pool, &demand), Some(Rejection::Namespace | Rejection::Tenant));
+        self.targets(&demand, key) && !is_excluded
     }
 
     pub(in crate::core) fn set_bound(
@@ -241,22 +241,21 @@ impl Core {
         pod: &Uid,
         uid: &Uid,
         report: SessionReport,
-        (boot_id, generation): (&str, u64),
+        listed_since: ReportVersion,
     ) {
         let session = &self.sessions[uid];
         let (since, sent_generation) = match session.stage() {
             Stage::Binding { since, .. } => (Some(*since), session.generation()),
             // The timeouts of an adopted session are unknown, so they are sent again.
-            Stage::Waiting | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => (None, 0),
+            Stage::Waiting | Stage::Bound(_) | Stage::Finishing(_) | Stage::Finished { .. } => (None, 0),
         };
         if let Some(since) = since {
-            self.outbox.send(Effect::Observe(Observation::Bound { took: self.outbox.monotonic().since(since) }));
+            self.context.send(Effect::Observe(Observation::Bound { took: self.context.monotonic().since(since) }));
         }
-        let first_report_that_must_list = Some((boot_id.to_owned(), generation));
         let bound = Bound {
             runner: pod.clone(),
             report: Some(report),
-            first_report_that_must_list,
+            listed_since: Some(listed_since),
             sent_generation,
             call: RetryState::Idle,
         };
@@ -272,12 +271,12 @@ impl Core {
         let wait = self.reconcile_waiting(uid);
         self.publish(uid, wait.as_ref());
         let timer = self.next_session_timer(uid);
-        self.outbox.set_timer(Subject::Session(uid.clone()), timer);
+        self.context.set_timer(ReconcileKey::Session(uid.clone()), timer);
     }
 
     /// Starts the call that the stage needs: to the runner, or the deletion of the object.
     fn start_due_call(&mut self, uid: &Uid) {
-        let now = self.outbox.monotonic();
+        let now = self.context.monotonic();
         let session = &self.sessions[uid];
         let generation = session.generation();
         match session.stage().clone() {
@@ -300,15 +299,15 @@ impl Core {
                 let Some(name) = published.map(|runner| runner.name.clone()) else { return };
                 let pool_namespace = session.object().status.as_ref().and_then(|status| status.pool_namespace.clone());
                 let key = Key { namespace: pool_namespace.unwrap_or_else(|| session.key().namespace), name };
-                self.outbox.send(Effect::ReadPod { key, pod: bound.runner, session: uid.clone() });
+                self.context.send(Effect::ReadPod { key, pod: bound.runner, session: uid.clone() });
                 self.call_started(uid);
             }
             Stage::Finished { at, delete } if at.after(self.ttl(uid)) <= now && delete.may_start(now) => {
                 let key = session.key();
-                self.outbox.send(Effect::DeleteSession { key, session: uid.clone() });
+                self.context.send(Effect::DeleteSession { key, session: uid.clone() });
                 self.call_started(uid);
             }
-            Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Ended(_) | Stage::Finished { .. } => {}
+            Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Finishing(_) | Stage::Finished { .. } => {}
         }
     }
 
@@ -320,9 +319,9 @@ impl Core {
 
     pub(in crate::core) fn call_failed(&mut self, uid: &Uid) {
         if let Some(session) = self.sessions.get_mut(uid) {
-            session.call_failed(uid, self.outbox.monotonic());
+            session.call_failed(uid, self.context.monotonic());
         }
-        self.outbox.enqueue(Subject::Session(uid.clone()));
+        self.context.enqueue(ReconcileKey::Session(uid.clone()));
     }
 
     fn send_bind(&mut self, pod: &Uid, uid: &Uid, is_new: bool) -> bool {
@@ -336,7 +335,7 @@ impl Core {
             None => session.request(&WorkerPool::new("", WorkerPoolSpec::default())),
         };
         let key = runner.pod().key.clone();
-        self.outbox.send(Effect::Bind { session: uid.clone(), pod: pod.clone(), key, address, request, is_new });
+        self.context.send(Effect::Bind { session: uid.clone(), pod: pod.clone(), key, address, request, is_new });
         true
     }
 
@@ -361,7 +360,7 @@ impl Core {
                 wait
             }
             Err(end) => {
-                self.set_stage(uid, Stage::Ended(end));
+                self.set_stage(uid, Stage::Finishing(end));
                 None
             }
         }
@@ -370,20 +369,19 @@ impl Core {
     fn evaluate_wait(&self, session: &Session) -> Result<Option<WaitReason>, SessionEnd> {
         let wait = match self.wait_decision(session) {
             WaitDecision::Wait(wait) => wait,
-            WaitDecision::Refuse(end) => return Err(end),
+            WaitDecision::Reject(end) => return Err(end),
         };
-        let queue_overflow =
-            || self.queue_overflow(&Demand::of(session.object()), &CreationOrder::of(session.object()));
+        let queue_overflow = || self.queue_overflow(&Demand::of(session.object()), &CreationKey::of(session.object()));
         if let Some(end) = (!session.is_admitted()).then(queue_overflow).flatten() {
             return Err(end);
         }
-        let waited = self.outbox.monotonic().since(session.created());
+        let waited = self.context.monotonic().since(session.created());
         let limit = seconds(session.object().spec.queue_timeout_seconds);
         if waited >= limit {
             let message = format!("the session got no slot within {} s: {}", limit.as_secs(), wait.message);
             return Err(SessionEnd { reason: reasons::QUEUE_TIMEOUT, message });
         }
-        Ok((self.outbox.monotonic() >= session.publish_queued_at()).then_some(wait))
+        Ok((self.context.monotonic() >= session.publish_queued_at()).then_some(wait))
     }
 
     fn next_session_timer(&self, uid: &Uid) -> Option<crate::core::Monotonic> {
@@ -392,43 +390,43 @@ impl Core {
             Stage::Waiting => {
                 let limit = seconds(session.object().spec.queue_timeout_seconds);
                 let (publish_at, timeout) = (session.publish_queued_at(), session.created().after(limit));
-                let reevaluate_at = self.outbox.monotonic().after(REEVALUATION_INTERVAL);
-                let next = if publish_at > self.outbox.monotonic() { publish_at } else { reevaluate_at };
+                let reevaluate_at = self.context.monotonic().after(REEVALUATION_INTERVAL);
+                let next = if publish_at > self.context.monotonic() { publish_at } else { reevaluate_at };
                 // No session times out before scheduling starts. `start_scheduling` enqueues the waiting sessions then.
                 self.may_schedule().then_some(next.min(timeout))
             }
             Stage::Binding { call, .. } => call.retry_at(),
             Stage::Bound(bound) => bound.call.retry_at(),
-            Stage::Ended(_) => None,
+            Stage::Finishing(_) => None,
             Stage::Finished { at, delete } => match delete {
                 RetryState::Idle => Some(at.after(self.ttl(uid))),
-                RetryState::InFlight { .. } | RetryState::Pause { .. } | RetryState::Refused => delete.retry_at(),
+                RetryState::InFlight { .. } | RetryState::Pause { .. } | RetryState::Rejected => delete.retry_at(),
             },
         };
         // Everything due now is done. An earlier time would only cause an idle step, and hide a later one.
-        stage.into_iter().chain(session.write().retry_at()).filter(|at| *at > self.outbox.monotonic()).min()
+        stage.into_iter().chain(session.write().retry_at()).filter(|at| *at > self.context.monotonic()).min()
     }
 
     /// Writes the status if it differs from the desired one.
     fn publish(&mut self, uid: &Uid, wait: Option<&WaitReason>) {
         let session = &self.sessions[uid];
-        if session.write().is_blocked(self.outbox.monotonic()) {
+        if session.write().is_blocked(self.context.monotonic()) {
             return;
         }
-        let location = session.runner().and_then(|runner| self.runners.get(runner)).map(|runner| Location {
+        let placement = session.runner().and_then(|runner| self.runners.get(runner)).map(|runner| Placement {
             pool: &runner.pod().pool.0,
             runner: &runner.pod().key,
             address: runner.pod().address,
             reachable: match *runner.connectivity() {
                 Connectivity::Up | Connectivity::Unknown => true,
-                Connectivity::Silent { since } => self.outbox.monotonic().since(since) < PUBLISH_UNREACHABLE_AFTER,
+                Connectivity::Unreachable { since } => self.context.monotonic().since(since) < PUBLISH_UNREACHABLE_AFTER,
             },
             spec: self.pool_of(runner).map(|pool| pool.object().as_ref()),
         });
         let desired =
-            status::of_session(session, location.as_ref(), wait, &self.installation.public_url, self.outbox.now());
+            status::of_session(session, placement.as_ref(), wait, &self.installation.public_url, self.context.now());
         let stored = session.object().status.as_ref();
-        let Some(desired) = desired.filter(|desired| session.write().is_due(stored, desired, self.outbox.monotonic()))
+        let Some(desired) = desired.filter(|desired| session.write().is_due(stored, desired, self.context.monotonic()))
         else {
             return;
         };
@@ -440,7 +438,7 @@ impl Core {
         if let Some(session) = self.sessions.get_mut(uid) {
             session.begin_write(desired.clone());
         }
-        self.outbox.send(Effect::PatchSession { session: object, status: Box::new(desired), urgent });
+        self.context.send(Effect::PatchSession { session: object, status: Box::new(desired), urgent });
     }
 }
 

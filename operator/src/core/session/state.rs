@@ -1,11 +1,17 @@
 //! State of a session from the first watch event to its deletion.
 //!
 //! ```text
-//!           assign            runner has it
-//!  Waiting ────────► Binding ───────────────► Bound ─ ended, lost ─► Ended ─ published ─► Finished ─ TTL ─► deleted
-//!     ▲                 │ refused, lost         │                      ▲
-//!     └─────────────────┴── lost, unpublished ──┘    queue timeout ────┘
+//!                                             session_listed or
+//!           schedule           set_bound        lose_sessions           session_patched            TTL
+//!  Waiting ──────────► Binding ───────────► Bound ────────────► Finishing ────────────────► Finished ─────► deleted
+//!   ▲  │                  │                   │                     ▲
+//!   ├──┼─ bind_answered ──┘                   │                     │
+//!   └──┼─ lose_sessions (not published) ──────┘                     │
+//!      └─ reconcile_waiting (rejected, or queue timeout) ───────────┘
 //! ```
+//!
+//! Each transition is labelled with the function that makes it. `lose_sessions` and `session_listed` also move a
+//! session from Binding.
 //!
 //! `status.rs` computes the published status from the stage. A session whose status names a runner is never moved to
 //! another runner.
@@ -15,7 +21,7 @@ use crate::core::{
     ids::{Key, Uid},
     messages::WriteFailure,
     retry::RetryState,
-    runner::report::{ListedSession, Report},
+    runner::report::{ListedSession, Report, ReportVersion},
     scheduler::queue::{Demand, Queue},
     session::queued_writes::QueuedWrites,
     status_write::StatusWrite,
@@ -53,8 +59,8 @@ pub(in crate::core) enum Stage {
     Binding { runner: Uid, since: Monotonic, call: RetryState },
     /// The runner has the session, or the status says so.
     Bound(Bound),
-    /// The session has ended. `Finished` is not published yet.
-    Ended(SessionEnd),
+    /// The session has ended, and `Finished` is not published yet.
+    Finishing(SessionEnd),
     /// `Finished` is published.
     Finished { at: Monotonic, delete: RetryState },
 }
@@ -64,9 +70,9 @@ pub(in crate::core) struct Bound {
     pub(in crate::core) runner: Uid,
     /// `None` after a restart of the operator, until the runner reports the session that the status names.
     pub(in crate::core) report: Option<SessionReport>,
-    /// Boot id and generation of the first report that must list the session. An older report of the same process may
-    /// have been made before the session was bound. `None`: every report must list the session.
-    pub(in crate::core) first_report_that_must_list: Option<(String, u64)>,
+    /// The first report that must list the session. An older report of the same process may have been made before the
+    /// session was bound. `None`: every report must list the session.
+    pub(in crate::core) listed_since: Option<ReportVersion>,
     /// Generation of the spec that was sent to the runner. 0 for an adopted session until its timeouts are sent again.
     pub(in crate::core) sent_generation: i64,
     pub(in crate::core) call: RetryState,
@@ -74,10 +80,10 @@ pub(in crate::core) struct Bound {
 
 impl Bound {
     /// Returns whether the report must list the session. If it does not, the runner has lost the session.
-    pub(in crate::core) fn must_be_listed_in(&self, state: &Report) -> bool {
-        self.first_report_that_must_list
+    pub(in crate::core) fn must_be_listed_in(&self, report: &Report) -> bool {
+        self.listed_since
             .as_ref()
-            .is_none_or(|(boot_id, generation)| *boot_id != state.boot_id || *generation <= state.generation)
+            .is_none_or(|first| first.boot_id != report.boot_id || first.generation <= report.generation)
     }
 }
 
@@ -137,7 +143,7 @@ impl SessionEnd {
             EndReason::LaunchFailed => reasons::LAUNCH_FAILED,
             EndReason::BrowserCrashed => reasons::BROWSER_CRASHED,
             EndReason::RunnerDrained => reasons::RUNNER_DRAINED,
-            // This leader did not delete the session. A former leader did, or someone who has the operator's key.
+            // This leader did not delete the session. A former leader or another holder of the operator's key did.
             EndReason::Deleted => reasons::RUNNER_LOST,
         };
         Self { reason, message: end.message.clone() }
@@ -241,7 +247,7 @@ impl Session {
         match &mut self.stage {
             Stage::Binding { call, .. } | Stage::Bound(Bound { call, .. }) => Some(call),
             Stage::Finished { delete, .. } => Some(delete),
-            Stage::Waiting | Stage::Ended(_) => None,
+            Stage::Waiting | Stage::Finishing(_) => None,
         }
     }
 
@@ -272,7 +278,7 @@ impl Session {
     pub(in crate::core) fn runner(&self) -> Option<&Uid> {
         match &self.stage {
             Stage::Binding { runner, .. } | Stage::Bound(Bound { runner, .. }) => Some(runner),
-            Stage::Waiting | Stage::Ended(_) | Stage::Finished { .. } => None,
+            Stage::Waiting | Stage::Finishing(_) | Stage::Finished { .. } => None,
         }
     }
 
@@ -304,7 +310,7 @@ impl Session {
             Some(runner) => Stage::Bound(Bound {
                 runner: runner.uid.clone(),
                 report: None,
-                first_report_that_must_list: None,
+                listed_since: None,
                 sent_generation: status.observed_generation.unwrap_or_default(),
                 call: RetryState::Idle,
             }),
@@ -319,9 +325,9 @@ impl Session {
         BindRequest {
             namespace: key.namespace,
             name: key.name,
-            display: self.object.display_in(pool),
-            idle_timeout_seconds: seconds(self.object.idle_timeout_in(pool)),
-            max_lifetime_seconds: seconds(self.object.max_lifetime_in(pool)),
+            display: self.object.display_for(pool),
+            idle_timeout_seconds: seconds(self.object.idle_timeout_for(pool)),
+            max_lifetime_seconds: seconds(self.object.max_lifetime_for(pool)),
             start_url: self.object.spec.start_url.clone(),
             start_url_wait: self.object.spec.start_url_wait,
         }
@@ -341,9 +347,9 @@ pub(in crate::core) struct Sessions {
 pub(in crate::core) struct StageChange {
     pub(in crate::core) object: Arc<BrowserSession>,
     /// The runner's pod before the change.
-    pub(in crate::core) left: Option<Uid>,
+    pub(in crate::core) runner_before: Option<Uid>,
     /// The runner's pod after the change.
-    pub(in crate::core) entered: Option<Uid>,
+    pub(in crate::core) runner_after: Option<Uid>,
     pub(in crate::core) was_waiting: bool,
     pub(in crate::core) is_waiting: bool,
 }
@@ -380,9 +386,9 @@ impl Sessions {
 
     pub(in crate::core) fn set_stage(&mut self, uid: &Uid, stage: Stage) -> Option<StageChange> {
         let session = self.by_uid.get_mut(uid)?;
-        let (left, was_waiting) = (session.runner().cloned(), session.is_waiting());
+        let (runner_before, was_waiting) = (session.runner().cloned(), session.is_waiting());
         session.stage = stage;
-        let (entered, is_waiting) = (session.runner().cloned(), session.is_waiting());
+        let (runner_after, is_waiting) = (session.runner().cloned(), session.is_waiting());
         let object = session.object.clone();
         if is_waiting {
             self.queue.insert(&object);
@@ -390,7 +396,7 @@ impl Sessions {
             self.queue.remove(&object);
             self.queued_writes.withdraw(uid);
         }
-        Some(StageChange { object, left, entered, was_waiting, is_waiting })
+        Some(StageChange { object, runner_before, runner_after, was_waiting, is_waiting })
     }
 
     /// Begins the write of `Queued` for a session. Returns `false` when too many are in flight.
@@ -475,14 +481,14 @@ mod tests {
         assert_eq!(waiting(&sessions), [(3, 1)]);
         let change = sessions.set_stage(&uid, binding()).unwrap();
         assert_eq!(
-            (change.left, change.entered, change.was_waiting, change.is_waiting),
+            (change.runner_before, change.runner_after, change.was_waiting, change.is_waiting),
             (None, Some("r".into()), true, false)
         );
         assert_eq!(waiting(&sessions), []);
         assert!(!sessions.replace_object(&uid, object(4)), "the session is not waiting");
         let change = sessions.set_stage(&uid, Stage::Waiting).unwrap();
         assert_eq!(
-            (change.left, change.entered, change.was_waiting, change.is_waiting),
+            (change.runner_before, change.runner_after, change.was_waiting, change.is_waiting),
             (Some("r".into()), None, false, true)
         );
         assert_eq!(waiting(&sessions), [(4, 1)]);

@@ -8,18 +8,18 @@ use crate::core::{
 };
 use camofleet_crds::{
     conditions::{self, ConditionStatus, FINISHED, READY, SCHEDULED, STALLED, session as reasons},
-    v1alpha1::{BrowserSessionStatus, Display, LiveViewRef, RunnerRef, SessionState, WorkerPool},
+    v1alpha1::{BrowserSessionStatus, Display, LiveViewUrls, RunnerRef, SessionState, WorkerPool},
 };
 use camofleet_runner_api::{PORT, SessionPhase};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use std::{net::IpAddr, time::Duration};
 
-/// Where a bound session runs.
-pub(super) struct Location<'a> {
+/// The runner and pool of a bound session.
+pub(super) struct Placement<'a> {
     pub(super) pool: &'a Key,
     pub(super) runner: &'a Key,
     pub(super) address: Option<IpAddr>,
-    /// Whether the runner answers, or has been silent for less than 15 s.
+    /// Whether the runner responds, or has been unreachable for less than 15 s.
     pub(super) reachable: bool,
     pub(super) spec: Option<&'a WorkerPool>,
 }
@@ -40,7 +40,7 @@ impl WaitReason {
 /// Returns the desired status. `None` means that the stored status needs no change.
 pub(super) fn of_session(
     session: &Session,
-    location: Option<&Location>,
+    placement: Option<&Placement>,
     wait: Option<&WaitReason>,
     public_url: &str,
     now: Now,
@@ -51,8 +51,8 @@ pub(super) fn of_session(
         Stage::Binding { .. } => None,
         Stage::Finished { .. } => observe_generation(former, session),
         Stage::Bound(bound) => {
-            let location = location?;
-            let Some(report) = bound.report.as_ref() else { return unreachable_status(former, bound, location, now) };
+            let placement = placement?;
+            let Some(report) = bound.report.as_ref() else { return unreachable_status(former, bound, placement, now) };
             // An adopted session is published once the runner has the timeouts of this generation. A session that is
             // already ending is not published as Ready first.
             let was_ready = former.state == SessionState::Ready;
@@ -62,13 +62,13 @@ pub(super) fn of_session(
             let mut status = former;
             let resent = status.observed_generation != Some(bound.sent_generation);
             status.observed_generation = Some(bound.sent_generation);
-            status.pool = Some(location.pool.name.clone());
-            let in_other_namespace = session.object().metadata.namespace.as_ref() != Some(&location.pool.namespace);
-            status.pool_namespace = in_other_namespace.then(|| location.pool.namespace.clone());
+            status.pool = Some(placement.pool.name.clone());
+            let in_other_namespace = session.object().metadata.namespace.as_ref() != Some(&placement.pool.namespace);
+            status.pool_namespace = in_other_namespace.then(|| placement.pool.namespace.clone());
             status.runner = Some(RunnerRef {
-                name: location.runner.name.clone(),
+                name: placement.runner.name.clone(),
                 uid: bound.runner.clone(),
-                address: location
+                address: placement
                     .address
                     .map(|ip| std::net::SocketAddr::from((ip, PORT)).to_string())
                     .unwrap_or_default(),
@@ -79,9 +79,9 @@ pub(super) fn of_session(
             status.start_tier = Some(report.tier);
             let scheduled = status.scheduled_time.get_or_insert(MicroTime(now.wall)).0;
             // The runner enforces the lifetime that it was sent, even if the pool's defaults have changed since.
-            if let Some(pool) = location.spec.filter(|_| status.deadline_time.is_none() || resent) {
+            if let Some(pool) = placement.spec.filter(|_| status.deadline_time.is_none() || resent) {
                 let life =
-                    Duration::from_secs(u64::try_from(session.object().max_lifetime_in(pool)).unwrap_or_default());
+                    Duration::from_secs(u64::try_from(session.object().max_lifetime_for(pool)).unwrap_or_default());
                 status.deadline_time = scheduled.checked_add(life).ok().map(MicroTime);
             }
             let mut conditions = Conditions::new(&mut status, Some(bound.sent_generation), now);
@@ -89,7 +89,7 @@ pub(super) fn of_session(
                 SCHEDULED,
                 ConditionStatus::True,
                 reasons::BOUND,
-                &format!("the session runs on {}", location.runner.name),
+                &format!("the session runs on {}", placement.runner.name),
             );
             conditions.set(FINISHED, ConditionStatus::False, reasons::IN_PROGRESS, "");
             conditions.set(STALLED, ConditionStatus::False, reasons::IN_PROGRESS, "");
@@ -105,18 +105,18 @@ pub(super) fn of_session(
                 }
                 // The reason for the end is published when the session has ended.
                 SessionPhase::Ready | SessionPhase::Ending | SessionPhase::Ended => {
-                    if location.reachable {
-                        let message = format!("clients can connect; the session runs on {}", location.runner.name);
+                    if placement.reachable {
+                        let message = format!("clients can connect; the session runs on {}", placement.runner.name);
                         conditions.set(READY, ConditionStatus::True, reasons::BROWSER_READY, &message);
                     } else {
-                        let message = unreachable_message(location);
+                        let message = unreachable_message(placement);
                         conditions.set(READY, ConditionStatus::Unknown, reasons::RUNNER_UNREACHABLE, &message);
                     }
                     status.state = SessionState::Ready;
                     status.ready_time.get_or_insert(MicroTime(now.wall));
                     let key = Key::of(session.object().as_ref());
                     status.ws_endpoint = Some(ws_endpoint(public_url, "ws", &key));
-                    status.vnc = (report.display == Display::LiveView).then(|| LiveViewRef {
+                    status.vnc = (report.display == Display::LiveView).then(|| LiveViewUrls {
                         url: format!("{public_url}/view/{}/{}", key.namespace, key.name),
                         ws_endpoint: ws_endpoint(public_url, "vnc", &key),
                     });
@@ -124,7 +124,7 @@ pub(super) fn of_session(
             }
             Some(status)
         }
-        Stage::Ended(end) => Some(finished(former, session, end, now)),
+        Stage::Finishing(end) => Some(finished(former, session, end, now)),
     }
 }
 
@@ -145,20 +145,20 @@ fn observe_generation(mut status: BrowserSessionStatus, session: &Session) -> Op
 fn unreachable_status(
     mut status: BrowserSessionStatus,
     bound: &Bound,
-    location: &Location,
+    placement: &Placement,
     now: Now,
 ) -> Option<BrowserSessionStatus> {
-    if location.reachable || status.state != SessionState::Ready {
+    if placement.reachable || status.state != SessionState::Ready {
         return None;
     }
-    let message = unreachable_message(location);
+    let message = unreachable_message(placement);
     let mut conditions = Conditions::new(&mut status, Some(bound.sent_generation), now);
     conditions.set(READY, ConditionStatus::Unknown, reasons::RUNNER_UNREACHABLE, &message);
     Some(status)
 }
 
-fn unreachable_message(location: &Location) -> String {
-    format!("runner {} does not answer; the browser may still be running", location.runner.name)
+fn unreachable_message(placement: &Placement) -> String {
+    format!("runner {} is unreachable; the browser may still be running", placement.runner.name)
 }
 
 fn queued(mut status: BrowserSessionStatus, session: &Session, wait: &WaitReason, now: Now) -> BrowserSessionStatus {

@@ -180,7 +180,7 @@ impl World {
     }
 
     /// Sessions on runners that their status does not name. Draining runners of a deleted pool are exempt: a leader
-    /// that never observed the pool does not follow them, and their sessions end at the drain deadline.
+    /// that never observed the pool streams no reports from them, and their sessions end at the drain deadline.
     fn leftover_sessions(&self) -> Vec<String> {
         let owner = self.pool.as_ref().and_then(|pool| pool.metadata.uid.as_ref());
         let runners = self.runners.iter().filter(|runner| Some(&runner.pod.pool.1) == owner || !runner.draining);

@@ -13,7 +13,7 @@ mod runners;
 
 use api::Kind;
 use camofleet_crds::v1alpha1::{BrowserSession, WorkerPool};
-use camofleet_operator::core::{Core, Effect, Event, Monotonic, Node, Now};
+use camofleet_operator::core::{Coordinator, Effect, Event, Monotonic, Node, Now};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 pub use runners::Connectivity;
 use runners::Runner;
@@ -41,8 +41,8 @@ pub enum Mutation {
     None,
     /// Status patches ignore their resourceVersion.
     NoPrecondition,
-    /// A lost response to a bind counts as a refusal, so the slot is freed although the runner can have the session.
-    LostResponseMeansRefused,
+    /// A lost response to a bind counts as `NoFreeSlot`, so the slot is freed although the runner can have the session.
+    LostResponseMeansNoFreeSlot,
     /// A new leader does not wait for the reports of the runners.
     ScheduleBeforeReports,
     /// The deletion of a session also applies to a later session with its name.
@@ -53,8 +53,8 @@ pub enum Mutation {
     OfferUnreportedSlots,
     /// A new leader treats runners that have not reported to it as spent and without sessions.
     RemoveUnreportedRunners,
-    /// An older bind of a session is not ended on its runner.
-    KeepBothBinds,
+    /// A duplicate of a session is not ended on its runner.
+    KeepDuplicates,
 }
 
 /// An edit of the pool by its owner.
@@ -84,7 +84,7 @@ pub enum Delivery {
 
 /// One operator process.
 pub struct Operator {
-    core: Core,
+    core: Coordinator,
     pub paused: bool,
     epoch: u64,
     /// Number of delivered watch events, by kind.
@@ -94,7 +94,7 @@ pub struct Operator {
     inbox: Vec<Event>,
     /// Pending calls, each with the epoch in which it was made.
     calls: Vec<(Effect, u64)>,
-    followed: BTreeSet<String>,
+    streamed: BTreeSet<String>,
     /// Pods whose address this operator has observed.
     pods: BTreeSet<String>,
     /// Pods whose address it had observed when its term began.

@@ -4,7 +4,7 @@ use super::{Delivery, Mutation, Operator, World, api::Kind, runners::Runner};
 use crate::support::installation;
 use camofleet_crds::v1alpha1::BrowserSession;
 use camofleet_operator::core::{
-    BindFailure, Change, Core, Effect, Event, ReadFailure, Report, WriteFailure, runner::pod_read::PodPhase,
+    BindFailure, Change, Coordinator, Effect, Event, ReadFailure, Report, WriteFailure, runner::pod_read::PodPhase,
 };
 use camofleet_runner_api::RunnerState;
 use std::{
@@ -16,7 +16,7 @@ use std::{
 const MAY_REMOVE_UNREPORTED: [&str; 3] = ["pool is being deleted", "container terminated", "runner is unreachable"];
 
 /// Whether the session's status names a runner other than this one.
-fn is_copy(sessions: &BTreeMap<String, Arc<BrowserSession>>, session: &str, pod: &str) -> bool {
+fn is_duplicate(sessions: &BTreeMap<String, Arc<BrowserSession>>, session: &str, pod: &str) -> bool {
     let mut same = sessions.values().filter(|object| object.metadata.uid.as_deref() == Some(session));
     let published = same.next().and_then(|object| object.status.as_ref()?.runner.clone());
     published.is_some_and(|runner| runner.uid != pod)
@@ -25,14 +25,14 @@ fn is_copy(sessions: &BTreeMap<String, Arc<BrowserSession>>, session: &str, pod:
 impl World {
     pub(super) fn fresh_operator(&self) -> Operator {
         let mut operator = Operator {
-            core: Core::new(installation()),
+            core: Coordinator::new(installation()),
             paused: false,
             epoch: 0,
             delivered: Kind::ALL.map(|kind| self.watch_events[kind as usize].len()),
             lists: Default::default(),
             inbox: Vec::new(),
             calls: Vec::new(),
-            followed: BTreeSet::new(),
+            streamed: BTreeSet::new(),
             pods: BTreeSet::new(),
             pods_before_term: BTreeSet::new(),
             reported: BTreeSet::new(),
@@ -60,7 +60,7 @@ impl World {
     fn begin_term(&mut self, index: usize) {
         if let Some(former) = self.leader {
             // A paused operator receives this event when it wakes.
-            self.operators[former].inbox.push(Event::Follows);
+            self.operators[former].inbox.push(Event::LostLeadership);
         }
         self.epoch = self.next_version();
         self.leader = Some(index);
@@ -68,7 +68,7 @@ impl World {
         operator.epoch = self.epoch;
         operator.pods_before_term = operator.pods.clone();
         operator.reported.clear();
-        operator.inbox.push(Event::Leads);
+        operator.inbox.push(Event::BecameLeader);
     }
 
     pub fn restart(&mut self, index: usize) {
@@ -133,16 +133,16 @@ impl World {
             return;
         }
         let mut events = std::mem::take(&mut operator.inbox);
-        if events.iter().any(|event| matches!(event, Event::Leads)) {
+        if events.iter().any(|event| matches!(event, Event::BecameLeader)) {
             let unreported = runners.into_iter().filter(|(pod, _)| !operator.reported.contains(pod));
             match mutation {
-                Mutation::ScheduleBeforeReports => events.extend(unreported.map(|(pod, _)| Event::Silent { pod })),
+                Mutation::ScheduleBeforeReports => events.extend(unreported.map(|(pod, _)| Event::RunnerUnreachable { pod })),
                 Mutation::OfferUnreportedSlots | Mutation::RemoveUnreportedRunners => {
                     events.extend(unreported.map(|(pod, state)| {
                         let spent = mutation == Mutation::RemoveUnreportedRunners;
                         let state = RunnerState { spent, free: if spent { 0 } else { state.slots }, ..state };
                         let report = Report::new(state, u32::MAX).unwrap();
-                        Event::Runner { pod, report }
+                        Event::RunnerReported { pod, report }
                     }));
                 }
                 _ => {}
@@ -159,28 +159,28 @@ impl World {
                     Effect::Bind { session, pod, is_new: true, .. } if !has_reported(pod) => {
                         violations.push(format!("{session} was bound to {pod}, which had not reported"));
                     }
-                    Effect::DeletePod { pod, why, .. }
-                        if !has_reported(pod) && !MAY_REMOVE_UNREPORTED.contains(why) =>
+                    Effect::DeletePod { pod, reason, .. }
+                        if !has_reported(pod) && !MAY_REMOVE_UNREPORTED.contains(reason) =>
                     {
                         let there = self
                             .runners
                             .iter()
                             .any(|runner| runner.pod.uid == *pod && runner.pod.phase == PodPhase::Running);
                         if there && operator.pods.contains(pod) {
-                            violations.push(format!("{pod} was removed and had not reported: {why}"));
+                            violations.push(format!("{pod} was removed and had not reported: {reason}"));
                         }
                     }
                     _ => {}
                 }
             }
             match effect {
-                Effect::End { session, pod, .. }
-                    if mutation == Mutation::KeepBothBinds && is_copy(&self.sessions, &session, &pod) => {}
-                Effect::Follow { pod, .. } => {
-                    operator.followed.insert(pod);
+                Effect::EndSession { session, pod, .. }
+                    if mutation == Mutation::KeepDuplicates && is_duplicate(&self.sessions, &session, &pod) => {}
+                Effect::StreamReports { pod, .. } => {
+                    operator.streamed.insert(pod);
                 }
-                Effect::Unfollow { pod } => {
-                    operator.followed.remove(&pod);
+                Effect::StopStreaming { pod } => {
+                    operator.streamed.remove(&pod);
                 }
                 Effect::PublishEvent { .. } | Effect::Observe(_) | Effect::DeletePoolMetrics { .. } => {}
                 effect => operator.calls.push((effect, operator.epoch)),
@@ -208,10 +208,10 @@ impl World {
             }
             Delivery::Complete => self.execute(effect, epoch),
         };
-        if let (Mutation::LostResponseMeansRefused, Event::BindAnswered { answer, .. }) = (self.mutation, &mut answer)
+        if let (Mutation::LostResponseMeansNoFreeSlot, Event::BindAnswered { answer, .. }) = (self.mutation, &mut answer)
             && matches!(answer, Err(BindFailure::Unknown(_)))
         {
-            *answer = Err(BindFailure::Refused);
+            *answer = Err(BindFailure::NoFreeSlot);
         }
         self.operators[index].inbox.push(answer);
     }
@@ -223,7 +223,7 @@ impl World {
             Effect::Bind { session, pod, .. } => {
                 Event::BindAnswered { session, pod, answer: Err(BindFailure::Unknown("lost".into())) }
             }
-            Effect::End { session, pod, .. } => Event::EndAnswered { session, pod },
+            Effect::EndSession { session, pod, .. } => Event::EndAnswered { session, pod },
             Effect::PatchSession { session, .. } => Event::SessionPatched { session, answer: Err(transient()) },
             Effect::DeleteSession { session, .. } => Event::SessionDeleted { session, answer: Err(transient()) },
             Effect::CreatePod { pool, pod } => {
@@ -241,8 +241,8 @@ impl World {
             Effect::ReadPod { session, pod, .. } => {
                 Event::PodRead { session, pod, answer: Err(ReadFailure::Transient) }
             }
-            Effect::Follow { .. }
-            | Effect::Unfollow { .. }
+            Effect::StreamReports { .. }
+            | Effect::StopStreaming { .. }
             | Effect::PublishEvent { .. }
             | Effect::Observe(_)
             | Effect::DeletePoolMetrics { .. } => unreachable!("not a call"),
@@ -255,7 +255,7 @@ impl World {
                 let answer = self.bind(&session, &pod, &request, epoch);
                 Event::BindAnswered { session, pod, answer }
             }
-            Effect::End { session, pod, .. } => {
+            Effect::EndSession { session, pod, .. } => {
                 self.end(&session, &pod, epoch);
                 Event::EndAnswered { session, pod }
             }
@@ -287,8 +287,8 @@ impl World {
                 answer: self.patch_pool(&pool, |pool| pool.metadata.finalizers = Some(finalizers)),
                 pool,
             },
-            Effect::Follow { .. }
-            | Effect::Unfollow { .. }
+            Effect::StreamReports { .. }
+            | Effect::StopStreaming { .. }
             | Effect::PublishEvent { .. }
             | Effect::Observe(_)
             | Effect::DeletePoolMetrics { .. } => unreachable!("not a call"),

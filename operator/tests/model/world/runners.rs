@@ -7,7 +7,7 @@ use camofleet_operator::core::{
     runner::pod_read::{PodPhase, RunnerPod},
 };
 use camofleet_runner_api::{
-    BindRequest, BindResponse, End, EndReason, Hot, RunnerState, Session, SessionPhase, StartPage,
+    BindRequest, BindResponse, BrowserCounts, End, EndReason, RunnerState, Session, SessionPhase, StartPage,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -88,7 +88,7 @@ impl Runner {
             slots: self.slots,
             free,
             spent: self.served >= self.slots,
-            hot: Hot { headless: if self.warm { free } else { 0 }, headful: 0 },
+            hot: BrowserCounts { headless: if self.warm { free } else { 0 }, headful: 0 },
             warm: self.warm,
             launch_error: None,
             sessions: self.sessions.clone(),
@@ -97,7 +97,7 @@ impl Runner {
 
     /// UID of the pod, and the runner's state without sessions and hot browsers.
     pub(super) fn empty_report(&self) -> (String, RunnerState) {
-        let state = RunnerState { sessions: Vec::new(), hot: Hot::default(), ..self.state() };
+        let state = RunnerState { sessions: Vec::new(), hot: BrowserCounts::default(), ..self.state() };
         (self.pod.uid.clone(), state)
     }
 
@@ -137,7 +137,7 @@ impl World {
         runner.highest_epoch = epoch;
         if !runner.sessions.iter().any(|there| there.uid == session) {
             if runner.free_slots() == 0 {
-                return Err(BindFailure::Refused);
+                return Err(BindFailure::NoFreeSlot);
             }
             if !others.is_empty() {
                 self.violations
@@ -193,12 +193,12 @@ impl World {
         runner.sessions.remove(at);
     }
 
-    /// The event stream of a runner delivers its state to an operator that follows it, or fails.
+    /// The event stream of a runner delivers its state to an operator that streams it, or fails.
     pub fn deliver_report(&mut self, at: usize, index: usize) {
         let operator = &mut self.operators[index];
         let runner = &mut self.runners[at];
         let pod = runner.pod.uid.clone();
-        if operator.paused || !operator.followed.contains(&pod) {
+        if operator.paused || !operator.streamed.contains(&pod) {
             return;
         }
         if runner.answers() {
@@ -208,9 +208,9 @@ impl World {
             runner.highest_epoch = operator.epoch;
             let report = Report::new(runner.state(), runner.pod.slots).expect("a valid report");
             operator.reported.insert(pod.clone());
-            operator.inbox.push(Event::Runner { pod, report });
+            operator.inbox.push(Event::RunnerReported { pod, report });
         } else if runner.connectivity != Connectivity::Hanging {
-            operator.inbox.push(Event::Silent { pod });
+            operator.inbox.push(Event::RunnerUnreachable { pod });
         }
     }
 

@@ -10,7 +10,7 @@ import type { Session } from '#shared/api.ts';
 interface Props {
   readonly id: string;
   readonly session: Session | undefined;
-  /** Why the user cannot change the session; null when it can. */
+  /** Why the user cannot change the session; null if they can. */
   readonly readOnlyReason: string | null;
   readonly onUpdate: (session: Session) => void;
   readonly onClose: () => void;

@@ -1,4 +1,4 @@
-/** The wall tab: a grid of live views, all with the scope `view`. */
+/** The tab "Wall". The wall is a grid of live views, one for each Ready session that has one, with the scope `view`. */
 
 import { SessionScreen } from '#features/live-view/session-screen.tsx';
 import { ActionButton } from '#shared/action-button.tsx';

@@ -10,7 +10,7 @@
  * identity changes.
  */
 
-/** What a viewer is permitted to do: view, or also type and click. */
+/** What the live view's client is permitted to do: view, or also type and click. */
 export type Scope = 'view' | 'control';
 
 export type Effect =

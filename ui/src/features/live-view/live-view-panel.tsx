@@ -9,7 +9,7 @@ import { controlButtonOf, phaseLabel } from './status-text.ts';
 interface Props {
   readonly namespace: string;
   readonly id: string;
-  /** Why the user cannot request control; null when it can. */
+  /** Why the user cannot request control; null if they can. */
   readonly controlDisabledReason: string | null;
 }
 

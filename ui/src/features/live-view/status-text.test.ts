@@ -4,7 +4,7 @@ import { controlButtonOf, noticeOf } from './status-text.ts';
 
 const view: ConnectionEvent = { type: 'connected', granted: 'view' };
 
-test('offers control to a viewer, and offers to give it back', () => {
+test('offers control with the scope view, and offers to give it back', () => {
   expect(controlButtonOf(reduce(initialState('view'), view))).toEqual({
     scope: 'control',
     label: 'Take control',

@@ -23,7 +23,7 @@ import { StateBadge } from './state-badge.tsx';
 
 interface Props {
   readonly session: Session;
-  /** Why the user cannot change the session; null when it can. */
+  /** Why the user cannot change the session; null if they can. */
   readonly readOnlyReason: string | null;
   /** The live view, or a placeholder. */
   readonly picture: ReactNode;
@@ -150,8 +150,8 @@ function EndButton({
           <Dialog role="alertdialog">
             <Heading slot="title">End this session?</Heading>
             <p>
-              The browser of <span className="name">{id}</span> is closed with all its pages. Clients and viewers are
-              disconnected.
+              The browser of <span className="name">{id}</span> is closed with all its pages. Playwright and live-view
+              clients are disconnected.
             </p>
             <div className="actions">
               <ActionButton onPress={() => setIsOpen(false)}>Cancel</ActionButton>

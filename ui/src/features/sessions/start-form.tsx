@@ -23,7 +23,7 @@ interface Props {
   /** The values of the form. The owner keeps them while the form is closed. */
   readonly draft: FormValues;
   readonly onDraftChange: (update: (draft: FormValues) => FormValues) => void;
-  /** Why the user cannot start a session; null when it can. */
+  /** Why the user cannot start a session; null if they can. */
   readonly disabledReason: string | null;
   readonly onStarted: (session: Session) => void;
   readonly onClose: () => void;

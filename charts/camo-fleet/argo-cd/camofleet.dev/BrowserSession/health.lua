@@ -27,7 +27,7 @@ end
 if is_true("Ready") then
   return health("Healthy", "Ready")
 end
--- The session waits or starts, or Ready is Unknown because its runner does not respond. In that case the browser may be
+-- The session waits or starts, or Ready is Unknown because its runner is unreachable. In that case the browser may be
 -- alive, and the session becomes Ready or Stalled within minutes. Degraded would fail a sync because of a few seconds
--- of silence.
+-- without a response.
 return health("Progressing", "Ready")

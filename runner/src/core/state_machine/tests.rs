@@ -8,7 +8,7 @@ use crate::core::{
     sessions::ACKNOWLEDGE_TIMEOUT,
     stack::{RESPONSIVE_WINDOW, UNRESPONSIVE_TIMEOUT},
 };
-use camofleet_runner_api::{Hot, SessionPhase, StartPage};
+use camofleet_runner_api::{BrowserCounts, SessionPhase, StartPage};
 use proptest::prelude::*;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -52,13 +52,20 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn plan() -> impl Strategy<Value = Plan> {
+fn config() -> impl Strategy<Value = RunnerConfig> {
     let smoke_test = prop::option::of(prop_oneof![Just(DisplayKind::Headless), Just(DisplayKind::Headful)]);
     (1..5u32, 0..8u32, 0..5u32, 0..5u32, 1..4u32, smoke_test).prop_map(
-        |(slots, sessions, headless, headful, launches, smoke_test)| {
+        |(slots, max_total_sessions, headless, headful, max_concurrent_launches, smoke_test)| {
             let headless = headless.min(slots);
-            let prewarm = Hot { headless, headful: headful.min(slots - headless) };
-            Plan { slots, sessions, prewarm, smoke_test, launches, drain_timeout: Duration::from_secs(100) }
+            let prewarm = BrowserCounts { headless, headful: headful.min(slots - headless) };
+            RunnerConfig {
+                slots,
+                max_total_sessions,
+                prewarm,
+                smoke_test,
+                max_concurrent_launches,
+                drain_timeout: Duration::from_secs(100),
+            }
         },
     )
 }
@@ -71,7 +78,7 @@ enum SimState {
 }
 
 struct World {
-    machine: Machine,
+    machine: StateMachine,
     now: Instant,
     stacks: BTreeMap<StackId, SimState>,
     kinds: BTreeMap<StackId, DisplayKind>,
@@ -84,9 +91,9 @@ struct World {
 }
 
 impl World {
-    fn new(plan: Plan) -> Self {
+    fn new(config: RunnerConfig) -> Self {
         let mut world = Self {
-            machine: Machine::new(plan),
+            machine: StateMachine::new(config),
             now: Instant::now(),
             stacks: BTreeMap::new(),
             kinds: BTreeMap::new(),
@@ -251,17 +258,18 @@ impl World {
     }
 
     fn check(&mut self) {
-        let plan = self.machine.plan;
+        let config = self.machine.config;
         let state = self.state();
         let live = state.sessions.iter().filter(|session| session.phase != SessionPhase::Ended).count();
         let launching = self.stacks.values().filter(|sim| **sim == SimState::Launching).count();
-        assert!(self.stacks.len() <= plan.slots as usize, "more stacks than slots");
-        assert!(live <= plan.slots as usize, "more sessions than slots");
-        assert!(launching <= plan.launches as usize, "too many launches at once");
-        assert!(plan.sessions == 0 || self.machine.sessions.served() <= plan.sessions, "more sessions than the total");
-        assert_eq!(state.spent, plan.sessions > 0 && self.machine.sessions.served() == plan.sessions);
+        assert!(self.stacks.len() <= config.slots as usize, "more stacks than slots");
+        assert!(live <= config.slots as usize, "more sessions than slots");
+        assert!(launching <= config.max_concurrent_launches as usize, "too many launches at once");
+        let (served, total) = (self.machine.sessions.served(), config.max_total_sessions);
+        assert!(total == 0 || served <= total, "more sessions than the total");
+        assert_eq!(state.spent, total > 0 && served == total);
         assert!(!(state.spent || state.draining) || state.free == 0);
-        assert!(state.free as usize + live <= plan.slots as usize);
+        assert!(state.free as usize + live <= config.slots as usize);
         assert!(state.hot.headless + state.hot.headful <= state.free, "more hot browsers than free slots");
         assert!(!state.warm || self.machine.missing_kind().is_none() && self.machine.smoke_test.has_passed());
         self.check_ownership();
@@ -300,16 +308,16 @@ impl World {
     }
 
     fn check_no_missed_launch(&self, launching: usize) {
-        let plan = self.machine.plan;
-        let has_slot = self.stacks.len() < plan.slots as usize;
+        let config = self.machine.config;
+        let has_slot = self.stacks.len() < config.slots as usize;
         let for_sessions = self.machine.sessions.iter().filter_map(|(_, session)| session.stack());
         let for_sessions = for_sessions.filter(|stack| self.stacks[stack] == SimState::Launching).count();
-        let can_launch = for_sessions < plan.launches as usize;
+        let can_launch = for_sessions < config.max_concurrent_launches as usize;
         assert!(
             !has_slot || !can_launch || !self.machine.sessions.has_waiting(),
             "session waits despite free capacity"
         );
-        let has_room = has_slot && launching < plan.launches as usize;
+        let has_room = has_slot && launching < config.max_concurrent_launches as usize;
         let paused = self.machine.backoff.retry_at().is_some_and(|retry_at| retry_at > self.now);
         assert!(!has_room || paused || self.machine.missing_kind().is_none(), "no prewarm despite free capacity");
         assert!(self.machine.next_deadline(self.now).is_none_or(|deadline| deadline > self.now));
@@ -337,8 +345,8 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
     #[test]
-    fn invariants_hold_in_random_histories(plan in plan(), steps in prop::collection::vec(step(), 0..80)) {
-        let mut world = World::new(plan);
+    fn invariants_hold_in_random_histories(config in config(), steps in prop::collection::vec(step(), 0..80)) {
+        let mut world = World::new(config);
         for step in steps {
             world.apply(step);
         }
@@ -358,13 +366,13 @@ fn request(display: Display, idle: u32, lifetime: u32, page: bool) -> BindReques
     }
 }
 
-fn warm_world(slots: u32, prewarm: Hot) -> World {
-    let mut world = World::new(Plan {
+fn warm_world(slots: u32, prewarm: BrowserCounts) -> World {
+    let mut world = World::new(RunnerConfig {
         slots,
-        sessions: 0,
+        max_total_sessions: 0,
         prewarm,
         smoke_test: None,
-        launches: 8,
+        max_concurrent_launches: 8,
         drain_timeout: Duration::from_secs(60),
     });
     for _ in 0..slots {
@@ -375,7 +383,7 @@ fn warm_world(slots: u32, prewarm: Hot) -> World {
 
 #[test]
 fn binds_a_hot_browser_and_opens_the_start_page() {
-    let mut world = warm_world(2, Hot { headless: 2, headful: 0 });
+    let mut world = warm_world(2, BrowserCounts { headless: 2, headful: 0 });
     assert!(world.state().warm);
     world.bind("s", request(Display::Headless, 60, 600, true));
     let session = world.machine.session("s").unwrap();
@@ -390,13 +398,13 @@ fn binds_a_hot_browser_and_opens_the_start_page() {
 /// A runner with one slot and a pending smoke test.
 fn smoke_test_world() -> World {
     let drain_timeout = Duration::from_secs(60);
-    let prewarm = Hot { headless: 1, headful: 0 };
-    World::new(Plan {
+    let prewarm = BrowserCounts { headless: 1, headful: 0 };
+    World::new(RunnerConfig {
         slots: 1,
-        sessions: 0,
+        max_total_sessions: 0,
         prewarm,
         smoke_test: Some(DisplayKind::Headful),
-        launches: 2,
+        max_concurrent_launches: 2,
         drain_timeout,
     })
 }
@@ -406,7 +414,7 @@ fn is_warm_only_after_the_smoke_test_loads_a_page() {
     let mut world = smoke_test_world();
     assert_eq!(world.kinds.values().copied().collect::<Vec<_>>(), [DisplayKind::Headful]);
     world.apply(Step::Launched { nth: 0 });
-    assert_eq!((world.opened.len(), world.state().hot, world.state().warm), (1, Hot::default(), false));
+    assert_eq!((world.opened.len(), world.state().hot, world.state().warm), (1, BrowserCounts::default(), false));
     world.apply(Step::Page { nth: 0, loaded: false });
     assert!(world.state().launch_error.is_some_and(|error| error.contains("could not load a page")));
     world.apply(Step::Removed { nth: 0 });
@@ -428,7 +436,7 @@ fn a_hung_smoke_test_fails_and_does_not_delay_a_session() {
     let mut world = smoke_test_world();
     world.apply(Step::Launched { nth: 0 });
     world.wait(LAUNCH_TIMEOUT);
-    assert!(world.state().launch_error.is_some_and(|error| error.contains("75 s")));
+    assert!(world.state().launch_error.is_some_and(|error| error.contains("90 s")));
     world.apply(Step::Removed { nth: 0 });
     world.wait(Duration::from_secs(1));
     world.bind("s", request(Display::Headless, 60, 600, false));
@@ -440,7 +448,7 @@ fn a_hung_smoke_test_fails_and_does_not_delay_a_session() {
 
 #[test]
 fn a_session_of_the_other_kind_displaces_a_hot_browser() {
-    let mut world = warm_world(1, Hot { headless: 1, headful: 0 });
+    let mut world = warm_world(1, BrowserCounts { headless: 1, headful: 0 });
     world.bind("s", request(Display::LiveView, 60, 600, false));
     assert_eq!(world.nth(0, SimState::Launching), None, "the displaced stack still occupies capacity");
     world.apply(Step::Removed { nth: 0 });
@@ -451,15 +459,15 @@ fn a_session_of_the_other_kind_displaces_a_hot_browser() {
 
 #[test]
 fn a_session_preempts_a_prewarm_launch() {
-    let plan = Plan {
+    let config = RunnerConfig {
         slots: 3,
-        sessions: 0,
-        prewarm: Hot { headless: 2, headful: 0 },
+        max_total_sessions: 0,
+        prewarm: BrowserCounts { headless: 2, headful: 0 },
         smoke_test: None,
-        launches: 1,
+        max_concurrent_launches: 1,
         drain_timeout: Duration::from_secs(60),
     };
-    let mut world = World::new(plan);
+    let mut world = World::new(config);
     world.apply(Step::Launched { nth: 0 });
     world.bind("hot", request(Display::Headless, 60, 600, false));
     let prewarmed = world.kinds.last_key_value().map(|(id, kind)| (*id, *kind));
@@ -471,10 +479,10 @@ fn a_session_preempts_a_prewarm_launch() {
     // The preempted prewarm is launched again.
     world.apply(Step::Removed { nth: 0 });
     world.apply(Step::Launched { nth: 0 });
-    assert_eq!(world.state().hot, Hot { headless: 1, headful: 0 });
+    assert_eq!(world.state().hot, BrowserCounts { headless: 1, headful: 0 });
 
     // A prewarm of the session's own kind is assigned to it instead of being stopped.
-    let mut world = World::new(plan);
+    let mut world = World::new(config);
     world.bind("same kind", request(Display::Headless, 60, 600, false));
     assert_eq!(world.stacks.len(), 1);
     world.apply(Step::Launched { nth: 0 });
@@ -483,7 +491,7 @@ fn a_session_preempts_a_prewarm_launch() {
 
 #[test]
 fn replaces_an_unresponsive_hot_browser() {
-    let mut world = warm_world(1, Hot { headless: 1, headful: 0 });
+    let mut world = warm_world(1, BrowserCounts { headless: 1, headful: 0 });
     world.wait(RESPONSIVE_WINDOW);
     assert_eq!((world.state().hot.headless, world.state().warm), (0, false));
     world.apply(Step::PingAnswered { nth: 0 });
@@ -496,12 +504,12 @@ fn replaces_an_unresponsive_hot_browser() {
 
 #[test]
 fn retries_failed_launches_with_exponential_backoff() {
-    let mut world = World::new(Plan {
+    let mut world = World::new(RunnerConfig {
         slots: 1,
-        sessions: 0,
-        prewarm: Hot { headless: 1, headful: 0 },
+        max_total_sessions: 0,
+        prewarm: BrowserCounts { headless: 1, headful: 0 },
         smoke_test: None,
-        launches: 1,
+        max_concurrent_launches: 1,
         drain_timeout: Duration::ZERO,
     });
     for pause in [1, 2, 4, 8, 16, 30, 30] {
@@ -519,7 +527,7 @@ fn retries_failed_launches_with_exponential_backoff() {
 
 #[test]
 fn backs_off_when_hot_browsers_crash_early_in_a_row() {
-    let mut world = warm_world(1, Hot { headless: 1, headful: 0 });
+    let mut world = warm_world(1, BrowserCounts { headless: 1, headful: 0 });
     let mut crash_and_expect_replacement_after = |lived: u64, pause: u64| {
         world.answering_pings(Duration::from_secs(lived));
         world.apply(Step::Failed { nth: 1 });
@@ -542,7 +550,7 @@ fn backs_off_when_hot_browsers_crash_early_in_a_row() {
 
 #[test]
 fn idle_time_counts_from_the_last_activity_and_lifetime_from_the_bind() {
-    let mut world = warm_world(2, Hot { headless: 2, headful: 0 });
+    let mut world = warm_world(2, BrowserCounts { headless: 2, headful: 0 });
     world.bind("idle", request(Display::Headless, 30, 600, false));
     world.bind("busy", request(Display::Headless, 30, 100, false));
     for _ in 0..4 {
@@ -562,7 +570,7 @@ fn idle_time_counts_from_the_last_activity_and_lifetime_from_the_bind() {
 
 #[test]
 fn lists_an_ended_session_until_it_is_acknowledged() {
-    let mut world = warm_world(2, Hot { headless: 2, headful: 0 });
+    let mut world = warm_world(2, BrowserCounts { headless: 2, headful: 0 });
     world.bind("crashed", request(Display::Headless, 30, 600, false));
     world.apply(Step::Failed { nth: 1 });
     world.bind("deleted", request(Display::Headless, 30, 600, false));
@@ -576,7 +584,7 @@ fn lists_an_ended_session_until_it_is_acknowledged() {
 
 #[test]
 fn drains_sessions_and_waits_for_acknowledgements() {
-    let mut world = warm_world(3, Hot { headless: 3, headful: 0 });
+    let mut world = warm_world(3, BrowserCounts { headless: 3, headful: 0 });
     world.bind("ends", request(Display::Headless, 30, 600, false));
     world.bind("stays", request(Display::Headless, 300, 600, false));
     world.handle(Event::Drain);

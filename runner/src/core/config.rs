@@ -1,7 +1,7 @@
 //! A runner's configuration, and the kinds of browsers that it runs.
 
 use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::Hot;
+use camofleet_runner_api::BrowserCounts;
 use std::time::Duration;
 
 /// Whether a browser has a display. It is fixed at launch.
@@ -15,7 +15,7 @@ pub enum DisplayKind {
 
 impl DisplayKind {
     /// Returns the number of hot browsers of this kind.
-    pub(super) fn count_in(self, hot: Hot) -> u32 {
+    pub(super) fn count_in(self, hot: BrowserCounts) -> u32 {
         match self {
             Self::Headless => hot.headless,
             Self::Headful => hot.headful,
@@ -34,17 +34,17 @@ impl From<Display> for DisplayKind {
 
 /// A runner's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct RunnerConfig {
     /// Maximum number of concurrent sessions.
     pub slots: u32,
-    /// Total number of sessions after which the runner accepts no more; 0 means no limit.
-    pub sessions: u32,
+    /// 0 means no limit.
+    pub max_total_sessions: u32,
     /// Number of hot browsers to keep ready, in total at most `slots`.
-    pub prewarm: Hot,
+    pub prewarm: BrowserCounts,
     /// Kind of browser that has to load a page once before the runner counts as warm.
     pub smoke_test: Option<DisplayKind>,
-    /// Maximum number of concurrent launches.
-    pub launches: u32,
+    /// Number of CPUs, because launches are CPU-bound.
+    pub max_concurrent_launches: u32,
     /// How long live sessions continue after the runner has begun to drain.
     pub drain_timeout: Duration,
 }

@@ -23,12 +23,12 @@ pub(super) const POOL: &str = "measured";
 pub(super) const PAGE: &str = "data:text/html,<title>measured</title>";
 
 /// A namespace with the measured pool, and the client that creates sessions in it.
-pub struct Bench {
+pub struct MeasuredPool {
     pub(super) space: TestNamespace,
     pub(super) client: SessionClient,
 }
 
-impl Bench {
+impl MeasuredPool {
     pub(super) async fn start(space: TestNamespace) -> Result<Self> {
         // Separate clients with their own connections, like an operator and a user, so that calls do not delay each
         // other.

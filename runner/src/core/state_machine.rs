@@ -1,21 +1,21 @@
 //! The state machine of a runner: routes events and calls to its sessions and stacks, and reconciles the two.
 //!
-//! There are never more stacks than slots. A stack without a session is a hot browser or is being launched as one.
-//! When there are more of them than free slots, the surplus is stopped, so a session that no hot browser suits
-//! displaces one.
+//! There are never more stacks than slots. A stack without a session runs the smoke test, is a hot browser, or is being
+//! launched as one. When there are more of the latter two than free slots, the surplus is stopped, so a session that no
+//! hot browser suits displaces one.
 
 #[cfg(test)]
 mod tests;
 
 use crate::core::{
-    action::{Action, Verdict, WrongPhase, verdict},
+    action::{Action, Permission, WrongPhase, permission},
     backoff::Backoff,
+    config::{DisplayKind, RunnerConfig},
     messages::{Effect, Event},
-    plan::{DisplayKind, Plan},
     session::Session,
     sessions::Sessions,
     smoke_test::SmokeTest,
-    stack::{LAUNCH_TIMEOUT, Overdue, Purpose, StackId, Stacks},
+    stack::{LAUNCH_TIMEOUT, Purpose, StackId, Stacks, TimedOutOperation},
 };
 use camofleet_crds::v1alpha1::{Display, StartTier, StartUrlWait};
 use camofleet_runner_api::{
@@ -28,8 +28,8 @@ const SMOKE_TEST_PAGE: &str = "data:text/html,<title>smoke test</title>";
 
 /// The state of a runner. A single driver owns it.
 #[derive(Debug)]
-pub struct Machine {
-    plan: Plan,
+pub struct StateMachine {
+    config: RunnerConfig,
     sessions: Sessions,
     stacks: Stacks,
     draining_since: Option<Instant>,
@@ -40,18 +40,18 @@ pub struct Machine {
     effects: Vec<Effect>,
 }
 
-impl Machine {
+impl StateMachine {
     /// Creates a runner without stacks. It launches the first ones on the first [`Event::Tick`].
-    pub fn new(plan: Plan) -> Self {
+    pub fn new(config: RunnerConfig) -> Self {
         Self {
-            plan,
+            config,
             sessions: Sessions::default(),
             stacks: Stacks::default(),
             draining_since: None,
             browser_version: None,
             launch_error: None,
             backoff: Backoff::default(),
-            smoke_test: SmokeTest::new(plan.smoke_test),
+            smoke_test: SmokeTest::new(config.smoke_test),
             effects: Vec::new(),
         }
     }
@@ -81,16 +81,16 @@ impl Machine {
         self.reconcile(now)
     }
 
-    /// Binds a session, or updates the timeouts of a bound one. [`Machine::session`] then describes it.
+    /// Binds a session, or updates the timeouts of a bound one. [`StateMachine::session`] then describes it.
     pub fn bind(&mut self, uid: &str, request: BindRequest, now: Instant) -> (Result<(), ErrorResponse>, Vec<Effect>) {
-        let result = match self.sessions.get(uid).map(|session| verdict(session.phase(), Action::Bind)) {
+        let result = match self.sessions.get(uid).map(|session| permission(session.phase(), Action::Bind)) {
             None => self.admit(uid, request, now),
-            Some(Verdict::Allowed) => {
+            Some(Permission::Allowed) => {
                 self.sessions.set_timeouts(uid, &request);
                 Ok(())
             }
-            Some(Verdict::NoChange) => Ok(()),
-            Some(Verdict::Rejected(why)) => Err(wrong_phase(uid, why)),
+            Some(Permission::NoChange) => Ok(()),
+            Some(Permission::Rejected(why)) => Err(wrong_phase(uid, why)),
         };
         (result, self.reconcile(now))
     }
@@ -151,9 +151,11 @@ impl Machine {
             && (self.sessions.is_empty() || self.acknowledge_deadline().is_some_and(|deadline| deadline <= now))
     }
 
-    /// Whether the runner serves sessions or could serve one. A runner whose prewarmed browsers fail is not ready,
-    /// because a session's browser would fail too. A spent runner stays ready: its state already tells the operator
-    /// to bind no more sessions, and a pod whose replacement is planned must not trigger alerts.
+    /// Whether the readiness probe succeeds: the runner has a live session, or it neither drains nor has a failed
+    /// browser after which none became ready. A runner whose prewarmed browsers fail is not ready, because a session's
+    /// browser would probably fail too, but it still accepts sessions. A spent runner stays ready: its state already
+    /// prevents the operator from binding more sessions, and a pod whose replacement is planned must not trigger
+    /// alerts.
     pub fn is_ready(&self) -> bool {
         self.sessions.has_live() || (self.draining_since.is_none() && !self.backoff.is_failing())
     }
@@ -168,7 +170,7 @@ impl Machine {
             playwright_version: previous.playwright_version.clone(),
             browser_version: self.browser_version.clone(),
             draining: self.draining_since.is_some(),
-            slots: self.plan.slots,
+            slots: self.config.slots,
             free: self.free(),
             spent: self.is_spent(),
             hot: self.stacks.hot(now),
@@ -207,7 +209,7 @@ impl Machine {
             return reject(ErrorReason::NoFreeSlot, message);
         }
         if self.free() == 0 {
-            let message = format!("all {} slots of this runner are occupied", self.plan.slots);
+            let message = format!("all {} slots of this runner are occupied", self.config.slots);
             return reject(ErrorReason::NoFreeSlot, message);
         }
         let hot = self.stacks.pick_hot(request.display.into(), now);
@@ -304,17 +306,17 @@ impl Machine {
 
     fn session_allowing(&self, uid: &str, action: Action) -> Result<&Session, ErrorResponse> {
         let session = self.sessions.get(uid).ok_or_else(|| unknown(uid))?;
-        match verdict(session.phase(), action) {
-            Verdict::Allowed | Verdict::NoChange => Ok(session),
-            Verdict::Rejected(why) => Err(wrong_phase(uid, why)),
+        match permission(session.phase(), action) {
+            Permission::Allowed | Permission::NoChange => Ok(session),
+            Permission::Rejected(why) => Err(wrong_phase(uid, why)),
         }
     }
 
     /// Handles expired deadlines, then uses the free capacity: first for waiting sessions in order of arrival, then
     /// for hot browsers.
     fn reconcile(&mut self, now: Instant) -> Vec<Effect> {
-        self.end_overdue_sessions(now);
-        self.handle_overdue_stacks(now);
+        self.end_timed_out_sessions(now);
+        self.handle_timed_out_stacks(now);
         self.assign_waiting_sessions(now);
         let preempted = self.preempt_smoke_test();
         if self.stop_surplus_stacks(now) || preempted {
@@ -327,9 +329,9 @@ impl Machine {
         std::mem::take(&mut self.effects)
     }
 
-    fn end_overdue_sessions(&mut self, now: Instant) {
+    fn end_timed_out_sessions(&mut self, now: Instant) {
         let drained = self.drain_deadline().is_some_and(|deadline| deadline <= now).then(|| {
-            let seconds = self.plan.drain_timeout.as_secs();
+            let seconds = self.config.drain_timeout.as_secs();
             let message = format!("the runner was draining, and the drain timeout of {seconds} s passed");
             End { reason: EndReason::RunnerDrained, message }
         });
@@ -342,11 +344,11 @@ impl Machine {
         }
     }
 
-    fn handle_overdue_stacks(&mut self, now: Instant) {
+    fn handle_timed_out_stacks(&mut self, now: Instant) {
         let seconds = LAUNCH_TIMEOUT.as_secs();
-        for (id, overdue) in self.stacks.overdue(now) {
-            match overdue {
-                Overdue::Launch => {
+        for (id, operation) in self.stacks.timed_out(now) {
+            match operation {
+                TimedOutOperation::Launch => {
                     self.stack_failed(
                         id,
                         &format!("the browser was not ready after {seconds} s: it hangs, or its node lacks CPU time"),
@@ -354,8 +356,10 @@ impl Machine {
                     );
                     self.effects.push(Effect::Stop { stack: id });
                 }
-                Overdue::Page => self.smoke_test_finished(id, Some(format!("no result within {seconds} s")), now),
-                Overdue::Pong => self.stop_stack(id),
+                TimedOutOperation::Page => {
+                    self.smoke_test_finished(id, Some(format!("no result within {seconds} s")), now);
+                }
+                TimedOutOperation::Pong => self.stop_stack(id),
             }
         }
     }
@@ -373,7 +377,7 @@ impl Machine {
     fn stop_surplus_stacks(&mut self, now: Instant) -> bool {
         let mut stopped = false;
         while self.stacks.count_unassigned() > self.free() as usize {
-            let Some(id) = self.stacks.least_useful(self.plan.prewarm, now) else { break };
+            let Some(id) = self.stacks.least_useful(self.config.prewarm, now) else { break };
             self.stop_stack(id);
             stopped = true;
         }
@@ -422,8 +426,9 @@ impl Machine {
         if self.stacks.count_unassigned() >= self.free() as usize {
             return None;
         }
-        let missing =
-            |kind: DisplayKind| kind.count_in(self.plan.prewarm).saturating_sub(self.stacks.count_unassigned_of(kind));
+        let missing = |kind: DisplayKind| {
+            kind.count_in(self.config.prewarm).saturating_sub(self.stacks.count_unassigned_of(kind))
+        };
         [DisplayKind::Headful, DisplayKind::Headless]
             .into_iter()
             .filter(|kind| missing(*kind) > 0)
@@ -440,11 +445,11 @@ impl Machine {
     }
 
     fn has_stack_capacity(&self) -> bool {
-        self.stacks.len() < self.plan.slots as usize
+        self.stacks.len() < self.config.slots as usize
     }
 
     fn has_launch_capacity(&self) -> bool {
-        self.stacks.count_launching() < self.plan.launches as usize
+        self.stacks.count_launching() < self.config.max_concurrent_launches as usize
     }
 
     fn launch(&mut self, kind: DisplayKind, purpose: Purpose, now: Instant) -> Option<StackId> {
@@ -465,15 +470,15 @@ impl Machine {
         if self.draining_since.is_some() {
             return 0;
         }
-        let free = self.plan.slots.saturating_sub(self.sessions.count_live());
-        match self.plan.sessions {
+        let free = self.config.slots.saturating_sub(self.sessions.count_live());
+        match self.config.max_total_sessions {
             0 => free,
             total => free.min(total.saturating_sub(self.sessions.served())),
         }
     }
 
     fn is_spent(&self) -> bool {
-        self.plan.sessions > 0 && self.sessions.served() >= self.plan.sessions
+        self.config.max_total_sessions > 0 && self.sessions.served() >= self.config.max_total_sessions
     }
 
     fn is_warm(&self, now: Instant) -> bool {
@@ -482,7 +487,7 @@ impl Machine {
 
     /// When the remaining live sessions of a draining runner end.
     fn drain_deadline(&self) -> Option<Instant> {
-        self.draining_since.map(|since| since + self.plan.drain_timeout)
+        self.draining_since.map(|since| since + self.config.drain_timeout)
     }
 
     /// When a draining runner stops waiting for acknowledgements; `None` while a session is live.

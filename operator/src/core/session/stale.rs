@@ -1,16 +1,17 @@
-//! Ends sessions that runners must not keep: deleted, finished and duplicate ones.
+//! Ends stale sessions on runners: the session was deleted, has finished, or is published on another runner, so that
+//! this one is a duplicate.
 
 use crate::core::{
-    coordinator::Core,
+    coordinator::Coordinator,
     ids::Uid,
     messages::Effect,
-    outbox::Subject,
     runner::report::{ListedSession, Report},
     session::state::{Bound, Stage},
+    step_context::ReconcileKey,
 };
 use camofleet_runner_api::SessionPhase;
 
-impl Core {
+impl Coordinator {
     /// Sends `DELETE` to every runner that lists the session. It ends a running session, and acknowledges one that has
     /// ended.
     pub(in crate::core) fn end_wherever_listed(&mut self, uid: &Uid) {
@@ -24,38 +25,37 @@ impl Core {
             return;
         }
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        if let Some(address) = runner.begin_end(session, self.outbox.monotonic()) {
+        if let Some(address) = runner.begin_delete_call(session, self.context.monotonic()) {
             let key = runner.pod().key.clone();
-            self.outbox.send(Effect::End { session: session.clone(), pod: pod.clone(), key, address });
+            self.context.send(Effect::EndSession { session: session.clone(), pod: pod.clone(), key, address });
         }
     }
 
     pub(in crate::core) fn end_answered(&mut self, session: &Uid, pod: &Uid) {
         if let Some(runner) = self.runners.get_mut(pod) {
-            runner.end_answered(session, self.outbox.monotonic());
+            runner.end_answered(session, self.context.monotonic());
         }
-        self.outbox.enqueue(Subject::Unwanted(pod.clone()));
+        self.context.enqueue(ReconcileKey::StaleSessions(pod.clone()));
     }
 
-    /// Ends the unwanted sessions of a runner's last report, as far as calls are allowed now. The others follow when a
-    /// call is answered or a pause has passed.
-    pub(in crate::core) fn end_unwanted(&mut self, pod: &Uid) {
-        let now = self.outbox.monotonic();
+    /// Ends the stale sessions in a runner's last report, as far as the limit of calls permits. The remaining ones are
+    /// ended when a call is answered or a pause has passed.
+    pub(in crate::core) fn end_stale_sessions(&mut self, pod: &Uid) {
+        let now = self.context.monotonic();
         let Some(runner) = self.runners.get_mut(pod) else { return };
-        runner.forget_ends(now);
+        runner.forget_delete_calls(now);
         let runner = &self.runners[pod];
         let listed = runner.report().into_iter().flat_map(Report::sessions);
-        let unwanted = listed.filter(|entry| self.is_unwanted(pod, entry)).map(|entry| entry.uid.clone());
-        for uid in unwanted.collect::<Vec<_>>() {
+        let stale = listed.filter(|entry| self.is_stale(pod, entry)).map(|entry| entry.uid.clone());
+        for uid in stale.collect::<Vec<_>>() {
             self.send_end(pod, &uid);
         }
-        let retry_at = self.runners[pod].next_end_retry(now);
-        self.outbox.set_timer(Subject::Unwanted(pod.clone()), retry_at);
+        let retry_at = self.runners[pod].next_delete_retry(now);
+        self.context.set_timer(ReconcileKey::StaleSessions(pod.clone()), retry_at);
     }
 
-    /// Returns whether a runner must not keep a session: it was deleted, has finished, or is published on another
-    /// runner.
-    fn is_unwanted(&self, pod: &Uid, entry: &ListedSession) -> bool {
+    /// Returns whether a listed session was deleted, has finished, or is published on another runner.
+    fn is_stale(&self, pod: &Uid, entry: &ListedSession) -> bool {
         match self.sessions.get(&entry.uid) {
             None => self.tombstones.contains(&entry.uid) && entry.phase != SessionPhase::Ending,
             Some(session) => match session.stage() {
@@ -64,7 +64,7 @@ impl Core {
                 }
                 Stage::Finished { .. } => entry.phase != SessionPhase::Ending,
                 // The runner keeps the end of the session until `Finished` is published.
-                Stage::Ended(_) | Stage::Waiting => false,
+                Stage::Finishing(_) | Stage::Waiting => false,
             },
         }
     }
