@@ -10,9 +10,9 @@ if (!wsEndpoint || !token) {
   process.exit(2);
 }
 
-const browser = await firefox.connect(wsEndpoint, { headers: { Authorization: `Bearer ${token}` } });
+const browser = await firefox.connect(`${wsEndpoint}?page=open`, { headers: { Authorization: `Bearer ${token}` } });
 try {
-  // The session's initial page, which viewers of the display see. Opening a page in a new context would take longer.
+  // The session's initial page (`page=open`), which the live view shows. Opening a page in a new context takes longer.
   const page = browser.contexts()[0].pages()[0];
   console.log(`Firefox ${browser.version()} shows: ${await page.title()} (${page.url().slice(0, 60)})`);
   await page.screenshot({ path: screenshot });

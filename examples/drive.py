@@ -20,9 +20,9 @@ def main() -> None:
         sys.exit("usage: python drive.py <wsEndpoint> <token> [screenshot.png]")
 
     with sync_playwright() as playwright:
-        browser = playwright.firefox.connect(endpoint, headers={"Authorization": f"Bearer {token}"})
+        browser = playwright.firefox.connect(f"{endpoint}?page=open", headers={"Authorization": f"Bearer {token}"})
         try:
-            # The session's initial page, which viewers of the display see. Opening a page in a new context would take longer.
+            # The session's initial page (`page=open`), which the live view shows. A new context takes longer.
             page = browser.contexts[0].pages[0]
             print(f"Firefox {browser.version} shows: {page.title()} ({page.url[:60]})")
             page.screenshot(path=screenshot)

@@ -28,7 +28,7 @@ if (!watched.vnc) {
 }
 const viewer = await call('POST', '/sessions', { headless: true, idle_ttl_seconds: 60, labels: { purpose: `watches ${name}` } });
 try {
-  const browser = await firefox.connect(`${gateway.replace(/^http/, 'ws')}${viewer.ws_endpoint}`, { headers });
+  const browser = await firefox.connect(`${gateway.replace(/^http/, 'ws')}${viewer.ws_endpoint}?page=open`, { headers });
   const page = browser.contexts()[0].pages()[0];
   // The URL contains a view token in its fragment.
   await page.goto(watched.vnc.http);

@@ -33,6 +33,15 @@ pub enum ApiError {
     /// A page of another origin sent the request, and the browser added the login cookie.
     #[error("the request comes from a page of another origin: use a page of this host, or send a token")]
     CrossOrigin,
+    /// A query parameter or header of `/ws` is invalid.
+    #[error(
+        "{0}; the query parameters are page (open, none or new), client (a name of 1 to 63 letters, digits, dots, \
+         underscores and hyphens) and token"
+    )]
+    InvalidClientOption(String),
+    /// Another client holds the initial page.
+    #[error("{0}")]
+    InitialPageHeld(String),
     /// The request is not a WebSocket handshake.
     #[error(
         "this URL accepts only WebSocket connections: use /ws/… with Playwright's firefox.connect(), and /vnc/… with \
@@ -138,7 +147,8 @@ impl ApiError {
             Self::NoSession(_) | Self::NoSuchResource | Self::NoPool(_) => StatusCode::NOT_FOUND,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::SessionEnded(_) => StatusCode::GONE,
-            Self::NoLiveView => StatusCode::CONFLICT,
+            Self::NoLiveView | Self::InitialPageHeld(_) => StatusCode::CONFLICT,
+            Self::InvalidClientOption(_) => StatusCode::BAD_REQUEST,
             Self::BadBody(status, _) => *status,
             Self::UnparsableSession(..) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotReady(_)
@@ -164,7 +174,8 @@ impl ApiError {
             | Self::Forbidden(_) => Outcome::Forbidden,
             Self::NotWebSocket => Outcome::NotWebSocket,
             Self::NoLiveView => Outcome::NoLiveView,
-            Self::BadBody(..) | Self::Invalid(_) => Outcome::BadRequest,
+            Self::BadBody(..) | Self::Invalid(_) | Self::InvalidClientOption(_) => Outcome::BadRequest,
+            Self::InitialPageHeld(_) => Outcome::InitialPageHeld,
             Self::NoSession(_) | Self::NoSuchResource | Self::NoPool(_) => Outcome::NotFound,
             Self::SessionEnded(_) => Outcome::Gone,
             Self::NotReady(_) | Self::NotStarted(_) | Self::NoPools | Self::TokensNotSynced => Outcome::NotReady,

@@ -21,6 +21,8 @@ pub enum Outcome {
     BadRequest,
     /// Rejected: the session has no live view.
     NoLiveView,
+    /// Rejected: another client holds the initial page.
+    InitialPageHeld,
     /// Rejected: no such session, pool or path.
     NotFound,
     /// Rejected: the session has ended.

@@ -131,22 +131,27 @@ function clientRequest(headers) {
   return { page: headers['x-camofleet-page'], name: headers['x-camofleet-client'] };
 }
 
+/** Headers of the response to a client, from which the runner logs whether the client is shown the start page. */
+function startPageHeaders(shows) {
+  return shows === undefined ? [] : [`x-camofleet-start-page: ${shows ? 'shown' : 'not-shown'}`];
+}
+
 class Browser {
-  /** `onPageNotShown`: see Clients. */
-  static async launch(request, onPageNotShown) {
+  static async launch(request) {
     makeProfile(path.join(request.dir, 'profile'), request.screen, request.template);
     try {
-      return new Browser(await load().launch(launchOptions(request)), onPageNotShown);
+      return new Browser(await load().launch(launchOptions(request)));
     } catch (error) {
       throw launchError(error);
     }
   }
 
-  constructor(server, onPageNotShown) {
+  constructor(server) {
     this._server = server;
-    this._clients = new Clients(server, onPageNotShown);
+    this._clients = new Clients(server);
     server.serve({
       admit: (headers) => this._clients.admit(clientRequest(headers)),
+      responseHeaders: (headers) => startPageHeaders(this._clients.showsStartPage(clientRequest(headers))),
       connected: (connection, headers) => this._clients.connect(connection, clientRequest(headers)),
     });
     this.version = server.version;
@@ -197,7 +202,7 @@ class Browser {
     });
     this._server.onExit(({ code, signal, log }) => {
       exited = true;
-      callback({ code, signal, lost, lastWords: processOutput(log) });
+      callback({ code, signal, lost, output: processOutput(log) });
     });
   }
 

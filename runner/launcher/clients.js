@@ -26,13 +26,9 @@ class Client {
 }
 
 class Clients {
-  /**
-   * `server` is the Playwright server (playwright-1.62.js). `onPageNotShown` is called for each client that does not
-   * get the start page only because it did not ask for it.
-   */
-  constructor(server, onPageNotShown) {
+  /** `server`: see playwright-1.62.js. */
+  constructor(server) {
     this._server = server;
-    this._onPageNotShown = onPageNotShown;
     this._named = new Map(); // name -> Client, in the order of their last loss or connection
     this._graceMs = 0;
     this._startPage = 'none'; // 'none', 'unclaimed' until the first client connects, or 'claimed'
@@ -58,11 +54,20 @@ class Clients {
     return { status: 409, message: `the initial page is held by ${holder}: wait until it has left, or use page=none` };
   }
 
+  /** Returns whether an admitted client is going to be shown the start page, or undefined if there is none. */
+  showsStartPage({ page, name }) {
+    if (this._startPage === 'none') return undefined;
+    return this._shows(this._named.get(name), page);
+  }
+
   /** Connects an admitted client. */
   connect(connection, { page, name }) {
+    const shows = this._shows(this._named.get(name), page);
     const client = this._named.get(name) ?? new Client(name);
     this._replaceConnection(client, connection);
-    this._assignPage(client, page);
+    if (this._startPage === 'unclaimed') this._startPage = 'claimed';
+    if (shows) this._holder = client;
+    else this._releasePage(client, Promise.resolve());
     connection.beforeInitialized(async () => {
       if (client.connection !== connection) return;
       for (const context of client.contexts.splice(0)) connection.giveContext(context);
@@ -90,16 +95,11 @@ class Clients {
     this._named.set(client.name, client);
   }
 
-  _assignPage(client, page) {
-    const isFirst = this._startPage === 'unclaimed';
-    if (isFirst) this._startPage = 'claimed';
-    if (page === 'none') {
-      if (this._holder === client) this._releasePage(client, Promise.resolve());
-    } else if (page !== undefined || (isFirst && !this._holder)) {
-      this._holder = client;
-    } else if (this._startPage === 'claimed' && this._holder !== client) {
-      this._onPageNotShown();
-    }
+  /** Whether a client is shown the initial page: a known client with a name, or an unknown one (undefined). */
+  _shows(client, page) {
+    if (page !== undefined) return page !== 'none';
+    const isHolder = client !== undefined && this._holder === client;
+    return isHolder || (this._startPage === 'unclaimed' && !this._holder);
   }
 
   _disconnect(client, connection, code) {

@@ -44,11 +44,9 @@ class FakeConnection {
 describe('Clients', () => {
   let clients;
   let log; // what happened to contexts and to the initial page
-  let notShown;
 
   beforeEach(() => {
     log = [];
-    notShown = 0;
     const server = {
       closeContext: (context, reason) => log.push(`close ${context}: ${reason}`),
       defaultContext: {
@@ -56,7 +54,7 @@ describe('Clients', () => {
         clear: async () => log.push('clear'),
       },
     };
-    clients = new Clients(server, () => notShown++);
+    clients = new Clients(server);
     clients.setGrace(GRACE_MS);
   });
 
@@ -70,6 +68,11 @@ describe('Clients', () => {
     return connection;
   };
   const settled = () => new Promise((resolve) => setImmediate(resolve));
+
+  it('knows no start page before one is opened', async () => {
+    assert.equal(clients.showsStartPage({}), undefined);
+    assert.equal((await connect()).showsDefaultContext, false);
+  });
 
   it('shows the initial page to a client that asks for it, and rejects another until it has left', async () => {
     const plain = await connect();
@@ -94,18 +97,20 @@ describe('Clients', () => {
 
   it('shows a start page to the first client only', async () => {
     clients.startPageOpened();
+    assert.equal(clients.showsStartPage({}), true);
     const first = await connect();
-    assert.deepEqual([first.showsDefaultContext, notShown], [true, 0]);
-    assert.deepEqual([(await connect()).showsDefaultContext, notShown], [false, 1]);
+    assert.equal(first.showsDefaultContext, true);
+    assert.equal(clients.showsStartPage({}), false);
+    assert.equal((await connect()).showsDefaultContext, false);
     first.end(CLOSED);
-    assert.deepEqual([(await connect()).showsDefaultContext, notShown], [false, 2]);
+    assert.equal((await connect()).showsDefaultContext, false);
+    assert.equal(clients.showsStartPage({ page: 'open' }), true);
   });
 
   it('does not show a start page to a first client that declines it', async () => {
     clients.startPageOpened();
     assert.equal((await connect({ page: 'none' })).showsDefaultContext, false);
     assert.equal((await connect()).showsDefaultContext, false, 'it is not the first');
-    assert.equal(notShown, 1);
   });
 
   it('frees the initial page when its holder closes the default context', async () => {

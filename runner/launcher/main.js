@@ -4,11 +4,14 @@
 // The first line on stdin is the launch request (see `launchOptions` in browser.js). Each further line is a command:
 //   {"command":"open","url":U,"waitUntil":W}  -> {"event":"pageFinished","error":null | message}
 //   {"command":"ping"}                        -> {"event":"pong"} once the browser itself has responded
+//   {"command":"bind","graceMs":G}            the browser serves a session from now on (see `Browser.bind`)
 // Further events on stdout:
 //   {"event":"ready","version":V,"browserPid":P}
 //   {"event":"failed","message":M}            the launch failed; the process exits
-//   {"event":"exited","code":C,"signal":S,"output":[...]}
-//                                             the browser exited unexpectedly, after these lines; the process exits
+//   {"event":"active"}                        a client waits for a response, or a download grows; every few seconds
+//   {"event":"exited","code":C,"signal":S,"lost":L,"output":[...]}
+//                                             the browser exited unexpectedly, after these lines, or was killed because
+//                                             Playwright had lost its connection to it (`lost`); the process exits
 // On SIGTERM or at the end of stdin, the launcher kills the browser, sends Close frames to connected clients and exits.
 'use strict';
 
@@ -28,7 +31,7 @@ async function main() {
   if (first.done) return;
   let browser;
   try {
-    browser = await Browser.launch(JSON.parse(first.value), () => send({ event: 'pageNotShown' }));
+    browser = await Browser.launch(JSON.parse(first.value));
   } catch (error) {
     send({ event: 'failed', message: String(error.message) });
     process.exitCode = 1;

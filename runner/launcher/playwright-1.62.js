@@ -73,10 +73,13 @@ class Server {
 
   /**
    * Serves clients. `admit(headers)` returns undefined, or the `{ status, message }` with which a handshake is rejected.
-   * `connected(connection, headers)` is called for each client, before it sends anything.
+   * `responseHeaders(headers)` returns lines for the head of the 101. `connected(connection, headers)` is called for
+   * each client, before it sends anything.
    */
-  serve({ admit, connected }) {
-    const delegate = this._playwrightServer._wsServer._delegate;
+  serve({ admit, responseHeaders, connected }) {
+    const wsServer = this._playwrightServer._wsServer;
+    wsServer._wsServer.on('headers', (lines, request) => lines.push(...responseHeaders(request.headers)));
+    const delegate = wsServer._delegate;
     const { onUpgrade, onConnection } = delegate;
     delegate.onUpgrade = (request, socket) => {
       const rejected = onUpgrade.call(delegate, request, socket);

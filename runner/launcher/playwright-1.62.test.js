@@ -64,6 +64,7 @@ for (const packageName of ['playwright-core', 'playwright-core-1.64']) {
       });
       server.serve({
         admit: (headers) => admit(headers),
+        responseHeaders: () => ['x-test: 1'],
         connected: (connection, headers) => {
           accepted.push(connection);
           onConnected(connection, headers);

@@ -70,6 +70,7 @@ impl Browsers {
                     }
                 }
             }
+            Effect::Bind { .. } => None,
             Effect::OpenPage { stack, url, .. } => match self.fault {
                 Fault::None | Fault::LaunchHangs => Some(Event::PageFinished { stack, error: None }),
                 Fault::PageLoadFails => Some(Event::PageFinished {

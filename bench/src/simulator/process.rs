@@ -227,6 +227,7 @@ mod tests {
             max_lifetime_seconds: 3600,
             start_url: None,
             start_url_wait: StartUrlWait::Load,
+            reconnect_grace_seconds: 60,
         }
     }
 

@@ -46,6 +46,8 @@ use serde::{Deserialize, Serialize};
         .message("queueTimeoutSeconds cannot be changed: delete the session to stop waiting").field_path(".spec.queueTimeoutSeconds"),
     validation = Rule::new("self.spec.ttlSecondsAfterFinished == oldSelf.spec.ttlSecondsAfterFinished")
         .message("ttlSecondsAfterFinished cannot be changed: delete the session when you no longer need it").field_path(".spec.ttlSecondsAfterFinished"),
+    validation = Rule::new("self.spec.reconnectGraceSeconds == oldSelf.spec.reconnectGraceSeconds")
+        .message("reconnectGraceSeconds cannot be changed: create another session").field_path(".spec.reconnectGraceSeconds"),
     validation = Rule::new("has(self.spec.startUrl) == has(oldSelf.spec.startUrl) && (!has(self.spec.startUrl) || self.spec.startUrl == oldSelf.spec.startUrl)")
         .message("startUrl cannot be changed: navigate with your client, or create another session").field_path(".spec.startUrl"),
     validation = Rule::new("self.spec.startUrlWait == oldSelf.spec.startUrlWait")
@@ -96,8 +98,14 @@ pub struct BrowserSessionSpec {
     #[serde(default = "default_ttl")]
     #[schemars(range(min = 0, max = 604_800))]
     pub ttl_seconds_after_finished: i32,
-    /// URL of the initial page, which clients find as `contexts()[0].pages()[0]`: an http, https or data URL, or
-    /// about:blank.
+    /// Seconds for which the session keeps the contexts of a client whose connection was lost, so that the client can
+    /// reconnect to them. Applies to clients with a name (`?client=NAME`). With 0 they are closed at once. Defaults to
+    /// 60.
+    #[serde(default = "default_reconnect_grace")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub reconnect_grace_seconds: i32,
+    /// URL of the initial page: an http, https or data URL, or about:blank. The first client, and later clients that
+    /// ask for the page (`?page=open`), find it as `contexts()[0].pages()[0]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     #[x_kube(validation = Rule::new("self == 'about:blank' || self.matches('^(?i)(https?://[^/?#]|data:)')")
@@ -122,6 +130,7 @@ impl Default for BrowserSessionSpec {
             tenant: None,
             queue_timeout_seconds: default_queue_timeout(),
             ttl_seconds_after_finished: default_ttl(),
+            reconnect_grace_seconds: DEFAULT_RECONNECT_GRACE_SECONDS,
             start_url: None,
             start_url_wait: StartUrlWait::default(),
         }
@@ -136,6 +145,12 @@ fn default_ttl() -> i32 {
     300
 }
 
+fn default_reconnect_grace() -> i32 {
+    DEFAULT_RECONNECT_GRACE_SECONDS
+}
+
+/// `reconnectGraceSeconds` if the session does not set it.
+pub const DEFAULT_RECONNECT_GRACE_SECONDS: i32 = 60;
 /// `idleTimeoutSeconds` if neither the session nor its pool sets it.
 pub const DEFAULT_IDLE_TIMEOUT_SECONDS: i32 = 300;
 /// `maxLifetimeSeconds` if neither the session nor its pool sets it.

@@ -5,6 +5,7 @@ use crate::{
     cache::sessions::SessionWatch,
     error::ApiError,
     proxy::{
+        client_options::Options,
         relay::relay,
         runner_client::{self, Service},
         upstream::{self, Upstream},
@@ -23,12 +24,13 @@ use tracing::Instrument;
 /// Finds the session, waits until it is Ready, connects to its runner, and relays.
 pub async fn playwright(
     MayConnect(access): MayConnect,
+    Options(options): Options,
     handshake: Handshake,
     State(gateway): State<Arc<Gateway>>,
 ) -> Result<Response, ApiError> {
     let mut ready = upstream::find(&gateway, &access).await?;
     tracing::Span::current().record("session", ready.session.uid());
-    match upstream::open(&gateway, &access, &mut ready, Service::Playwright, &handshake.headers).await? {
+    match upstream::open(&gateway, &access, &mut ready, Service::Playwright(options), &handshake.headers).await? {
         Upstream::Opened { headers, connection } => {
             let relayed = relay_both(Arc::clone(&gateway), access, ready.session, handshake.connection, connection);
             gateway.shutdown.spawn(relayed.in_current_span());

@@ -3,7 +3,7 @@
 
 use crate::proxy::relay::Side;
 use axum::body::Bytes;
-use camofleet_runner_api::SessionReport;
+use camofleet_runner_api::{ClientOptions, SessionReport};
 use camofleet_runtime::tcp;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode,
@@ -87,34 +87,37 @@ pub enum RunnerError {
 }
 
 /// A service of a session on its runner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Service {
-    /// The Playwright server, over WebSocket. The client's handshake is forwarded.
-    Playwright,
+    /// The Playwright server, over WebSocket. The client's handshake and what the client asks for are forwarded.
+    Playwright(ClientOptions),
     /// The display, over plain RFB.
     Display,
 }
 
 impl Service {
-    fn path(self, uid: &str) -> String {
+    fn path(&self, uid: &str) -> String {
         match self {
-            Self::Playwright => format!("/v1/sessions/{uid}/playwright"),
+            Self::Playwright(options) => {
+                let query = serde_urlencoded::to_string(options).expect("two optional strings serialize");
+                format!("/v1/sessions/{uid}/playwright?{query}")
+            }
             Self::Display => format!("/v1/sessions/{uid}/vnc"),
         }
     }
 
-    fn protocol(self) -> &'static str {
+    fn protocol(&self) -> &'static str {
         match self {
-            Self::Playwright => "websocket",
+            Self::Playwright(_) => "websocket",
             Self::Display => "rfb",
         }
     }
 
     /// The client's headers to forward: User-Agent, from which the server checks the Playwright version, and the
     /// headers of the WebSocket handshake.
-    fn forwarded_headers(self) -> &'static [HeaderName] {
+    fn forwarded_headers(&self) -> &'static [HeaderName] {
         match self {
-            Self::Playwright => &HANDSHAKE_HEADERS,
+            Self::Playwright(_) => &HANDSHAKE_HEADERS,
             Self::Display => &[],
         }
     }
@@ -125,7 +128,7 @@ impl Service {
 pub async fn upgrade(
     address: &str,
     uid: &str,
-    service: Service,
+    service: &Service,
     hop_token: &str,
     client: &HeaderMap,
 ) -> Result<RunnerResponse, RunnerError> {

@@ -77,9 +77,12 @@ pub async fn open(
     match gateway.shutdown.unless_draining(dial_runner(gateway, access, session, &found.runner, service, client)).await
     {
         Ok(RunnerResponse::Upgraded { headers, connection }) => Ok(Upstream::Opened { headers, connection }),
-        Ok(RunnerResponse::Other { status, body, .. }) if is_used_token(&body) => {
+        Ok(RunnerResponse::Other { status, body, .. }) if reason_of(&body) == Some(ErrorReason::TokenUsed) => {
             tracing::debug!(%status, "rejected a single-use token that was used before");
             Err(ApiError::Denied(Denied::AlreadyUsed))
+        }
+        Ok(RunnerResponse::Other { body, .. }) if reason_of(&body) == Some(ErrorReason::InitialPageHeld) => {
+            Err(ApiError::InitialPageHeld(runner_message(StatusCode::CONFLICT, &body)))
         }
         // The runner rejected the gateway's token, not the client's.
         Ok(RunnerResponse::Other {
@@ -176,7 +179,7 @@ async fn dial_runner(
     let uid = session.uid();
     let token = gateway.signer.hop_token(&runner.uid, &uid, access.scope(), access.single_use_id());
     let start = Instant::now();
-    let response = runner_client::upgrade(&runner.address, &uid, service, &token, client).await;
+    let response = runner_client::upgrade(&runner.address, &uid, &service, &token, client).await;
     let response = response.map_err(|error| ApiError::RunnerUnreachable(error.to_string()))?;
     gateway.metrics.observe_dial(start.elapsed());
     Ok(response)
@@ -188,8 +191,8 @@ pub async fn session_end_or(session: &mut SessionWatch, error: ApiError) -> ApiE
     timeout(END_REASON_TIMEOUT, session.ended()).await.map_or(error, ApiError::SessionEnded)
 }
 
-fn is_used_token(body: &[u8]) -> bool {
-    serde_json::from_slice(body).is_ok_and(|error: ErrorResponse| error.reason == ErrorReason::TokenUsed)
+fn reason_of(body: &[u8]) -> Option<ErrorReason> {
+    serde_json::from_slice(body).ok().map(|error: ErrorResponse| error.reason)
 }
 
 fn runner_message(status: StatusCode, body: &[u8]) -> String {

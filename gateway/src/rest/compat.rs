@@ -46,6 +46,7 @@ fn request_field(path: &str) -> &str {
         "spec.display" => "headless",
         "spec.idleTimeoutSeconds" => "idle_ttl_seconds",
         "spec.maxLifetimeSeconds" => "max_lifetime_seconds",
+        "spec.reconnectGraceSeconds" => "reconnect_grace_seconds",
         "spec.startUrl" => "start_url",
         "spec.startUrlWait" => "start_url_wait",
         "metadata.annotations" => "labels",

@@ -15,7 +15,7 @@ use camofleet_crds::{
     conditions::{self, READY, session as reasons},
     queue,
     v1alpha1::{
-        BrowserSession, BrowserSessionSpec, Display, Engine, PoolRef, SessionState, StartTier, StartUrlWait, WorkerPool,
+        BrowserSession, BrowserSessionSpec, DEFAULT_RECONNECT_GRACE_SECONDS, Display, Engine, PoolRef, SessionState, StartTier, StartUrlWait, WorkerPool,
     },
 };
 use camofleet_runner_api as runner;
@@ -44,6 +44,7 @@ pub fn browser_session(name: &str, namespace: &str, request: CreateSession) -> R
         idle_timeout_seconds: request.idle_ttl_seconds,
         max_lifetime_seconds: request.max_lifetime_seconds,
         queue_timeout_seconds: QUEUE_TIMEOUT_SECONDS,
+        reconnect_grace_seconds: request.reconnect_grace_seconds.unwrap_or(DEFAULT_RECONNECT_GRACE_SECONDS),
         start_url: request.start_url.as_deref().and_then(start_url),
         start_url_wait: request.start_url_wait.map_or_else(StartUrlWait::default, StartUrlWait::from),
         ..BrowserSessionSpec::default()
@@ -171,6 +172,7 @@ impl SessionSources<'_> {
             idle_at,
             deadline_at: at(status.deadline_time.as_ref()).filter(|_| is_live),
             idle_ttl_seconds,
+            reconnect_grace_seconds: object.spec.reconnect_grace_seconds,
             hot_start: status.start_tier.map(|tier| tier == StartTier::Hot),
             browser: status.engine.map(|engine| engine_name(engine).to_owned()),
             browser_version: status.browser_version,

@@ -27,6 +27,9 @@ pub struct CreateSession {
     /// The session ends after this many seconds, regardless of activity.
     #[schema(minimum = 60, maximum = 604_800)]
     pub max_lifetime_seconds: Option<i32>,
+    /// The contexts of a lost client with a name are kept for this many seconds. If omitted, 60.
+    #[schema(minimum = 0, maximum = 3600)]
+    pub reconnect_grace_seconds: Option<i32>,
     /// Labels of any text, by which to identify the session.
     pub labels: Option<BTreeMap<String, String>>,
     /// Page to open when the session becomes Ready, which does not wait for the page: an http, https or data URL, or
@@ -86,6 +89,8 @@ pub struct Session {
     /// Idle timeout in seconds (`idleTimeoutSeconds` of the `BrowserSession`). Null until the session has a pool,
     /// unless the request set it.
     pub idle_ttl_seconds: Option<i32>,
+    /// For how many seconds the contexts of a lost client with a name are kept.
+    pub reconnect_grace_seconds: i32,
     /// Whether the session was bound to a prewarmed browser.
     pub hot_start: Option<bool>,
     /// The running engine: `firefox` or `camoufox`.

@@ -344,6 +344,7 @@ mod tests {
             max_lifetime_seconds: 60,
             start_url: None,
             start_url_wait: StartUrlWait::default(),
+            reconnect_grace_seconds: 60,
         }
     }
 

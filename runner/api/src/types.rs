@@ -1,6 +1,8 @@
 //! Request and response types of the runner's HTTP API. All of them are JSON with camelCase fields.
 
-use camofleet_crds::v1alpha1::{Display, Engine, StartTier, StartUrlWait};
+use camofleet_crds::v1alpha1::{
+    DEFAULT_RECONNECT_GRACE_SECONDS, Display, Engine, StartTier, StartUrlWait,
+};
 use serde::{Deserialize, Serialize};
 
 /// The complete state of a runner: the response of `GET /v1/sessions`, and each line of `GET /v1/events`.
@@ -205,6 +207,87 @@ pub struct BindRequest {
     pub start_url: Option<String>,
     /// State at which the start page counts as loaded.
     pub start_url_wait: StartUrlWait,
+    /// Seconds for which the contexts of a lost client with a name are kept. The default is not sent, because runners
+    /// of the previous version reject unknown fields.
+    #[serde(default = "default_reconnect_grace", skip_serializing_if = "is_default_reconnect_grace")]
+    pub reconnect_grace_seconds: u32,
+}
+
+fn default_reconnect_grace() -> u32 {
+    DEFAULT_RECONNECT_GRACE_SECONDS.unsigned_abs()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_default_reconnect_grace(seconds: &u32) -> bool {
+    *seconds == default_reconnect_grace()
+}
+
+/// What a Playwright client asks for beyond the contexts that it creates: the query parameters of
+/// `GET /v1/sessions/{uid}/playwright`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientOptions {
+    /// Whether the client is shown the initial page. If absent, only the first client of a session whose start page is
+    /// opened is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<InitialPage>,
+    /// Name by which the client gets its contexts back after its connection was lost. If absent, they are closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientName>,
+}
+
+/// Whether a client is shown the initial page of the default context, which one client holds at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InitialPage {
+    /// As it is.
+    Open,
+    /// Not at all.
+    None,
+    /// Empty, with cleared cookies and storage.
+    New,
+}
+
+impl InitialPage {
+    /// Returns the value in queries and headers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::None => "none",
+            Self::New => "new",
+        }
+    }
+}
+
+/// Name of a client: 1 to 63 ASCII letters, digits, `.`, `_` and `-`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ClientName(String);
+
+impl ClientName {
+    /// Returns the name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ClientName {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        if (1..=63).contains(&name.len()) && name.bytes().all(is_valid) {
+            Ok(Self(name))
+        } else {
+            Err("a client's name has 1 to 63 letters, digits, dots, underscores and hyphens")
+        }
+    }
+}
+
+impl From<ClientName> for String {
+    fn from(name: ClientName) -> Self {
+        name.0
+    }
 }
 
 /// Response of `PUT /v1/sessions/{uid}`.
@@ -259,6 +342,8 @@ pub enum ErrorReason {
     StaleEpoch,
     /// The session has reached its limit of Playwright clients and live-view clients.
     TooManyConnections,
+    /// Another client holds the initial page.
+    InitialPageHeld,
 }
 
 impl ErrorReason {
@@ -269,7 +354,7 @@ impl ErrorReason {
             Self::Unauthorized | Self::TokenUsed => 401,
             Self::Forbidden | Self::StaleEpoch => 403,
             Self::UnknownSession => 404,
-            Self::NoFreeSlot | Self::Draining | Self::WrongPhase => 409,
+            Self::NoFreeSlot | Self::Draining | Self::WrongPhase | Self::InitialPageHeld => 409,
             Self::TooManyConnections => 429,
         }
     }

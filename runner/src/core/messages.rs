@@ -2,6 +2,7 @@
 
 use crate::core::{config::DisplayKind, stack::StackId};
 use camofleet_crds::v1alpha1::StartUrlWait;
+use std::time::Duration;
 
 /// Something that happened outside the core.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +69,13 @@ pub enum Effect {
         stack: StackId,
         /// Whether the browser has a display.
         kind: DisplayKind,
+    },
+    /// Prepare a browser for the clients of the session that it is assigned to.
+    Bind {
+        /// The browser's stack.
+        stack: StackId,
+        /// How long the contexts of a lost client with a name are kept.
+        reconnect_grace: Duration,
     },
     /// Open a page. The driver replies with `PageFinished`.
     OpenPage {

@@ -62,10 +62,20 @@ impl Session {
         self.phase = Phase::Starting { stack: Some(stack) };
     }
 
-    /// Moves a starting session to `Ready`, once its browser is. Returns the page to open.
-    pub(super) fn become_ready(&mut self, now: Instant) -> Option<(String, StartUrlWait)> {
-        let Phase::Starting { stack: Some(stack) } = self.phase else { return None };
+    /// Moves a starting session to `Ready`, once its browser is. Returns whether it was starting.
+    pub(super) fn become_ready(&mut self, now: Instant) -> bool {
+        let Phase::Starting { stack: Some(stack) } = self.phase else { return false };
         self.phase = Phase::Ready { stack, active: now, clients: 0 };
+        true
+    }
+
+    /// How long the contexts of a lost client with a name are kept.
+    pub(super) fn reconnect_grace(&self) -> Duration {
+        Duration::from_secs(self.request.reconnect_grace_seconds.into())
+    }
+
+    /// Returns the start page, unless it was opened already, and the event at which it counts as loaded.
+    pub(super) fn page_to_open(&self) -> Option<(String, StartUrlWait)> {
         match self.start_page {
             StartPage::Loading => Some((self.request.start_url.clone()?, self.request.start_url_wait)),
             StartPage::None | StartPage::Loaded | StartPage::Failed { .. } => None,

@@ -1,7 +1,6 @@
 //! The sessions of a runner, looked up by UID or by stack.
 
 use crate::core::{config::DisplayKind, session::Session, stack::StackId};
-use camofleet_crds::v1alpha1::StartUrlWait;
 use camofleet_runner_api::{BindRequest, End};
 use std::{
     collections::VecDeque,
@@ -38,9 +37,10 @@ impl Sessions {
         }
     }
 
-    /// Marks the session of a ready browser as ready, if there is one. Returns the page to open.
-    pub(super) fn become_ready(&mut self, stack: StackId, now: Instant) -> Option<(String, StartUrlWait)> {
-        self.by_stack_mut(stack)?.become_ready(now)
+    /// Marks the starting session of a ready browser as ready, and returns it, if there is one.
+    pub(super) fn become_ready(&mut self, stack: StackId, now: Instant) -> Option<&Session> {
+        let session = self.by_stack_mut(stack)?;
+        session.become_ready(now).then_some(session)
     }
 
     pub(super) fn start_page_finished(&mut self, stack: StackId, error: Option<String>) {

@@ -231,7 +231,9 @@ impl StateMachine {
     }
 
     fn become_ready(&mut self, stack: StackId, now: Instant) {
-        if let Some((url, wait)) = self.sessions.become_ready(stack, now) {
+        let Some(session) = self.sessions.become_ready(stack, now) else { return };
+        self.effects.push(Effect::Bind { stack, reconnect_grace: session.reconnect_grace() });
+        if let Some((url, wait)) = session.page_to_open() {
             self.effects.push(Effect::OpenPage { stack, url, wait });
         }
     }

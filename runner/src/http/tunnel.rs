@@ -16,13 +16,15 @@ use crate::{
 };
 use axum::{
     body::Body,
-    extract::{Request, State},
+    extract::{Query, Request, State, rejection::QueryRejection},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
     response::Response,
 };
 use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::{ErrorReason, ErrorResponse, frames::FrameScanner};
+use camofleet_runner_api::{
+    ClientName, ClientOptions, ErrorReason, ErrorResponse, InitialPage, frames::FrameScanner,
+};
 use camofleet_runtime::server::ConnectionHandle;
 use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;
@@ -63,10 +65,18 @@ const FORWARDED_HEADERS: [HeaderName; 6] = [
     header::SEC_WEBSOCKET_PROTOCOL,
 ];
 
+/// Header of a request to the Playwright server: `page` of [`ClientOptions`].
+const PAGE: HeaderName = HeaderName::from_static("x-camofleet-page");
+/// Header of a request to the Playwright server: `client` of [`ClientOptions`].
+const CLIENT: HeaderName = HeaderName::from_static("x-camofleet-client");
+/// Header of the Playwright server's 101 if the session has a start page: `shown` or `not-shown`.
+const START_PAGE: HeaderName = HeaderName::from_static("x-camofleet-start-page");
+
 /// Connects a Playwright client to the session's Playwright server.
 pub(crate) async fn playwright(
     caller: GatewayOnSession,
     State(AppState { runner, tunnels, .. }): State<AppState>,
+    options: Result<Query<ClientOptions>, QueryRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
     match caller.scope {
@@ -76,12 +86,13 @@ pub(crate) async fn playwright(
     if !is_upgrade_to(&request, |protocol| protocol.eq_ignore_ascii_case("websocket")) {
         return Err(invalid("this endpoint is a WebSocket: send `Connection: Upgrade` and `Upgrade: websocket`"));
     }
+    let Query(options) = options.map_err(|error| invalid(&error.body_text()))?;
     let permit = tunnels.acquire(&caller.uid)?;
     let SessionAccess { stack, endpoints, .. } =
         runner.connect(caller.uid.clone(), caller.single_use_id.clone(), Action::Connect).await?;
-    let handshake =
-        timeout(HANDSHAKE_TIMEOUT, open_websocket(&endpoints.playwright, &endpoints.ws_path, request.headers())).await;
-    let mut response = handshake
+    let handshake = open_websocket(&endpoints.playwright, &endpoints.ws_path, request.headers(), &options);
+    let mut response = timeout(HANDSHAKE_TIMEOUT, handshake)
+        .await
         .unwrap_or_else(|_| Err("its Playwright server does not respond".into()))
         .map_err(|error| unreachable(&caller.uid, &*error))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -89,7 +100,15 @@ pub(crate) async fn playwright(
     }
     let connection = request.extensions().get::<ConnectionHandle>().cloned();
     let (client, server) = (hyper::upgrade::on(request), hyper::upgrade::on(&mut response));
-    tracing::info!(session = caller.uid, "client connected");
+    let client = options.client.as_ref().map(ClientName::as_str);
+    tracing::info!(session = caller.uid, client, page = options.page.map(InitialPage::as_str), "client connected");
+    if response.headers().get(START_PAGE).is_some_and(|value| value == "not-shown") {
+        tracing::info!(
+            session = caller.uid,
+            client,
+            "the client is not shown the start page: it is not the session's first client and its URL has no ?page=open"
+        );
+    }
     tokio::spawn(async move {
         let _guards = (connection, permit);
         if let Ok((client, server)) = tokio::try_join!(client, server) {
@@ -153,6 +172,7 @@ async fn open_websocket(
     socket: &Path,
     ws_path: &str,
     headers: &HeaderMap,
+    options: &ClientOptions,
 ) -> Result<Response<hyper::body::Incoming>, Box<dyn std::error::Error + Send + Sync>> {
     let stream = UnixStream::connect(socket).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -167,6 +187,12 @@ async fn open_websocket(
             sent.insert(name, value.clone());
         }
     }
+    if let Some(page) = options.page {
+        sent.insert(PAGE, HeaderValue::from_static(page.as_str()));
+    }
+    if let Some(client) = &options.client {
+        sent.insert(CLIENT, HeaderValue::from_str(client.as_str())?);
+    }
     Ok(sender.send_request(request).await?)
 }
 
@@ -176,6 +202,10 @@ async fn forward_error(response: Response<hyper::body::Incoming>) -> Result<Resp
     let status = response.status();
     let body = timeout(HANDSHAKE_TIMEOUT, Limited::new(response.into_body(), MAX_ERROR_BODY).collect()).await;
     let body = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    if status == StatusCode::CONFLICT {
+        let message = String::from_utf8_lossy(&body).trim_end().to_owned();
+        return Err(ErrorResponse { reason: ErrorReason::InitialPageHeld, message }.into());
+    }
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

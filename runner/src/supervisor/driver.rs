@@ -246,6 +246,9 @@ impl Driver {
                     let launched = Stack::launch(stack, kind, boot_id, &self.settings, self.events.0.clone());
                     self.stacks.insert(stack, launched);
                 }
+                Effect::Bind { stack, reconnect_grace } => {
+                    self.send_command(stack, Some(Command::bind(reconnect_grace)));
+                }
                 Effect::OpenPage { stack, url, wait } => self.send_command(stack, Command::open(url, wait)),
                 Effect::Ping { stack } => self.send_command(stack, Some(Command::Ping)),
                 Effect::Stop { stack } => {

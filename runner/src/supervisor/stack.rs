@@ -33,8 +33,6 @@ use tokio_util::sync::CancellationToken;
 const DIRECTORY_PREFIX: &str = "stack-";
 /// Name of the Playwright server's socket in the stack's directory.
 const PLAYWRIGHT_SOCKET: &str = "pw.sock";
-/// How long the contexts of a client whose connection was lost stay open for a reconnect.
-const RECONNECT_GRACE: Duration = Duration::from_secs(60);
 /// How long the launcher can take to kill its browser and send Close frames to its clients.
 const LAUNCHER_STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long Xvnc can take to clean up.
@@ -63,6 +61,8 @@ pub(crate) struct Endpoints {
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "command", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(crate) enum Command {
+    /// Prepare for the clients of a session. `grace_ms`: how long the contexts of a lost client are kept.
+    Bind { grace_ms: u64 },
     /// Open a page.
     Open { url: String, wait_until: &'static str },
     /// Check that the browser responds.
@@ -70,6 +70,11 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Returns the command that prepares for the clients of a session.
+    pub(crate) fn bind(reconnect_grace: Duration) -> Self {
+        Self::Bind { grace_ms: u64::try_from(reconnect_grace.as_millis()).unwrap_or(u64::MAX) }
+    }
+
     /// Returns the command that opens a page, or `None` if `wait` says not to open it.
     pub(crate) fn open(url: String, wait: StartUrlWait) -> Option<Self> {
         let wait_until = match wait {
@@ -186,7 +191,6 @@ struct LaunchRequest<'a> {
     ws_path: &'a str,
     headless: bool,
     screen: Screen,
-    grace_ms: u128,
     #[serde(skip_serializing_if = "Option::is_none")]
     template: Option<&'a Path>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -199,9 +203,12 @@ struct LaunchRequest<'a> {
 enum LauncherEvent {
     Ready { version: String, browser_pid: i32 },
     Failed { message: String },
-    Exited { code: Option<i32>, signal: Option<String>, output: Vec<String> },
+    /// `lost`: the launcher killed the browser because Playwright had lost its connection to it.
+    Exited { code: Option<i32>, signal: Option<String>, lost: bool, output: Vec<String> },
     PageFinished { error: Option<String> },
     Pong,
+    /// A client waits for the response to a call, or a download grows.
+    Active,
 }
 
 impl Task {
@@ -266,11 +273,16 @@ impl Task {
                 self.browser.get_or_init(|| browser_pid);
                 self.send_event(Event::Launched { stack, version });
             }
+            LauncherEvent::Active => self.send_event(Event::ClientActive { stack }),
             LauncherEvent::Pong => self.send_event(Event::PingAnswered { stack }),
             LauncherEvent::PageFinished { error } => self.send_event(Event::PageFinished { stack, error }),
             LauncherEvent::Failed { message } => return Err(self.cause_of_exit(message).await),
-            LauncherEvent::Exited { code, signal, output } => {
-                let sentence = format!("the browser {}", describe_exit(code, signal.as_deref()));
+            LauncherEvent::Exited { code, signal, lost, output } => {
+                let sentence = if lost {
+                    "Playwright lost its connection to the browser; a result larger than 256 MiB causes this".to_owned()
+                } else {
+                    format!("the browser {}", describe_exit(code, signal.as_deref()))
+                };
                 return Err(self.cause_of_exit(with_output(&sentence, output.iter().map(String::as_str))).await);
             }
         }
@@ -328,7 +340,6 @@ impl Task {
             ws_path: &self.endpoints.ws_path,
             headless: self.kind == DisplayKind::Headless,
             screen: self.settings.screen,
-            grace_ms: RECONNECT_GRACE.as_millis(),
             template: self.settings.template.as_deref(),
             camoufox_config,
         }

@@ -271,6 +271,7 @@ pub fn request(display: Display) -> BindRequest {
         max_lifetime_seconds: 600,
         start_url: None,
         start_url_wait: StartUrlWait::Load,
+        reconnect_grace_seconds: 60,
     }
 }
 

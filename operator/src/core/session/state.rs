@@ -330,6 +330,7 @@ impl Session {
             max_lifetime_seconds: seconds(self.object.max_lifetime_for(pool)),
             start_url: self.object.spec.start_url.clone(),
             start_url_wait: self.object.spec.start_url_wait,
+            reconnect_grace_seconds: seconds(self.object.spec.reconnect_grace_seconds),
         }
     }
 }

@@ -130,6 +130,11 @@ impl World {
                     assert_eq!(self.stacks[&stack], SimState::Running);
                     assert!(!self.is_in_use(stack), "pinged a browser in use");
                 }
+                Effect::Bind { stack, .. } => {
+                    assert_eq!(self.stacks[&stack], SimState::Running);
+                    assert!(self.is_in_use(stack), "bound a browser without a session");
+                    assert!(!self.opened.contains(&stack), "bound after the page was opened");
+                }
                 Effect::OpenPage { stack, .. } => {
                     assert_eq!(self.stacks[&stack], SimState::Running);
                     assert!(self.opened.insert(stack), "page opened twice");
@@ -363,6 +368,7 @@ fn request(display: Display, idle: u32, lifetime: u32, page: bool) -> BindReques
         max_lifetime_seconds: lifetime,
         start_url: page.then(|| "data:,".into()),
         start_url_wait: StartUrlWait::Load,
+        reconnect_grace_seconds: 60,
     }
 }
 
