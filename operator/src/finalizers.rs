@@ -94,7 +94,10 @@ pub(crate) async fn is_terminating(client: &Client, namespace: &str) -> bool {
 /// # Errors
 /// Pools still have the finalizer after 15 s.
 pub async fn release_pools(client: &Client, cause: &str) -> anyhow::Result<()> {
-    release_until_none_is_held(async || list_pools(client, None).await, async |pool| release_pool(client, pool, cause).await).await
+    release_until_none_is_held(async || list_pools(client, None).await, async |pool| {
+        release_pool(client, pool, cause).await
+    })
+    .await
 }
 
 /// Removes the drain finalizer from the listed pools without changing their conditions. Repeats until no pool has the

@@ -136,7 +136,12 @@ struct Election {
 impl Election {
     /// Publishes whether this process leads, and sends the core an event if that differs from `was_leader`, the value
     /// that was published last. Returns the new value.
-    fn publish_leadership(&mut self, was_leader: bool, leadership: &Leadership, events: &UnboundedSender<Event>) -> bool {
+    fn publish_leadership(
+        &mut self,
+        was_leader: bool,
+        leadership: &Leadership,
+        events: &UnboundedSender<Event>,
+    ) -> bool {
         self.term = self.term.filter(|term| Instant::now() < term.until);
         leadership.set(self.term);
         match (was_leader, self.term) {

@@ -77,7 +77,13 @@ pub(super) fn start(config: &Config, namespace: &str, events: &UnboundedSender<E
     let node = |node: PartialNode| Some(read_node(&node));
     tasks.spawn(run_watch(Api::all(nodes), all.clone(), listed.clone(), node, sender(events, Event::Nodes)));
     let namespace_read = |namespace: PartialNamespace| Some(read_namespace(namespace));
-    tasks.spawn(run_watch(Api::all(namespaces), all, listed.clone(), namespace_read, sender(events, Event::Namespaces)));
+    tasks.spawn(run_watch(
+        Api::all(namespaces),
+        all,
+        listed.clone(),
+        namespace_read,
+        sender(events, Event::Namespaces),
+    ));
     let keys = Keys { trusted: Arc::default(), events: events.clone() };
     for (issuer, client) in [(Issuer::Operator, operator_key), (Issuer::Gateway, gateway_key)] {
         let parse_secret = move |secret: Secret| Some(keystore::keys_of_secret(&secret, issuer));

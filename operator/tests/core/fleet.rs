@@ -6,7 +6,8 @@ use camofleet_crds::v1alpha1::{
     WorkerPoolSpec, WorkerPoolStatus,
 };
 use camofleet_operator::core::{
-    Change, Coordinator, Effect, Event, FleetStats, Key, Monotonic, Namespace, Node, Now, Observation, Report, WriteFailure,
+    Change, Coordinator, Effect, Event, FleetStats, Key, Monotonic, Namespace, Node, Now, Observation, Report,
+    WriteFailure,
     runner::pod_build::revision,
     runner::pod_read::{PendingReason, PodPhase, RunnerPod},
 };

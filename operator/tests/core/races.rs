@@ -186,7 +186,10 @@ fn an_older_list_does_not_delete_a_session_found_by_an_uncached_read() {
         Event::SessionRead { key: Key::of(found.as_ref()), session: "s-1".into(), answer: Ok(Some(found.clone())) };
     // The list is older than the object.
     let effects = leader.step([read, Event::Sessions(Change::Listed(Vec::new()))]);
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::EndSession { .. })), "the session was ended: {effects:?}");
+    assert!(
+        !effects.iter().any(|effect| matches!(effect, Effect::EndSession { .. })),
+        "the session was ended: {effects:?}"
+    );
     let effects = leader.step([Event::Sessions(Change::Applied(found))]);
     assert!(
         effects.iter().any(|effect| matches!(effect, Effect::Bind { .. })),

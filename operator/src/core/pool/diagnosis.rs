@@ -119,7 +119,10 @@ fn the_canary_loads_no_page(inspection: &Inspection) -> Option<ReasonMessage> {
 
 /// The pool is short of runners, and none has become warm for [`PROGRESS_DEADLINE`].
 fn no_runner_becomes_warm(inspection: &Inspection) -> Option<ReasonMessage> {
-    inspection.pool.short_of_runners_since().filter(|since| since.after(PROGRESS_DEADLINE) <= inspection.now.monotonic)?;
+    inspection
+        .pool
+        .short_of_runners_since()
+        .filter(|since| since.after(PROGRESS_DEADLINE) <= inspection.now.monotonic)?;
     let message = "no runner has become warm for 10 minutes; read the pods' events and logs";
     Some((reasons::NO_PROGRESS, message.to_owned()))
 }

@@ -178,8 +178,11 @@ impl Coordinator {
                     }
                     self.set_stage(&uid, Stage::Waiting);
                 }
-                Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Finishing(_) | Stage::Finished { .. } => {
-                }
+                Stage::Waiting
+                | Stage::Binding { .. }
+                | Stage::Bound(_)
+                | Stage::Finishing(_)
+                | Stage::Finished { .. } => {}
             }
         }
     }

@@ -449,7 +449,11 @@ impl Runner {
     /// The slots that can be assigned: those that the runner reports as free, bounded by the slots of its pod and by
     /// the capacity of its list, without those of assigned sessions that it has not reported yet. `None` if it can take
     /// no session.
-    pub(in crate::core) fn assignable_slots(&self, slots: u32, display_of: impl Fn(&Uid) -> Option<Display>) -> Option<FreeSlots> {
+    pub(in crate::core) fn assignable_slots(
+        &self,
+        slots: u32,
+        display_of: impl Fn(&Uid) -> Option<Display>,
+    ) -> Option<FreeSlots> {
         if !self.is_up() || self.slots_unknown || self.is_terminating() || self.may_have_unknown_sessions() {
             return None;
         }

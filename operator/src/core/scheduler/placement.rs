@@ -168,9 +168,13 @@ impl Coordinator {
             let lane = &mut lanes[at];
             lane.waiting.next();
             let session = &self.sessions[creation.uid()];
-            let preference = |key: &Key| candidates[key].preference(lane.demand.engine, session.object().display_for(candidates[key].pool));
+            let preference = |key: &Key| {
+                let candidate = &candidates[key];
+                candidate.preference(lane.demand.engine, session.object().display_for(candidate.pool))
+            };
             // Ties go to the first pool by name.
-            let best = first.into_iter().reduce(|best, other| if preference(other) > preference(best) { other } else { best });
+            let best =
+                first.into_iter().reduce(|best, other| if preference(other) > preference(best) { other } else { best });
             let Some(pool) = best.and_then(|key| candidates.get_mut(key)) else { return assignments };
             let display = session.object().display_for(pool.pool);
             if let Some(runner) = pool.take(lane.demand, display) {
@@ -185,7 +189,8 @@ impl Coordinator {
         for runner in self.runners.iter() {
             let uid = &runner.pod().uid;
             let Some((key, pool)) = self.pools.get_key_value(&runner.pod().pool.0) else { continue };
-            let is_excluded = pool.is_deleted() || self.is_cordoned(runner) || pool.shapes.is_canary(&runner.pod().revision);
+            let is_excluded =
+                pool.is_deleted() || self.is_cordoned(runner) || pool.shapes.is_canary(&runner.pod().revision);
             if is_excluded || !runner.pod().belongs_to(pool.object()) {
                 continue;
             }

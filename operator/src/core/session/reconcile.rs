@@ -307,7 +307,11 @@ impl Coordinator {
                 self.context.send(Effect::DeleteSession { key, session: uid.clone() });
                 self.call_started(uid);
             }
-            Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Finishing(_) | Stage::Finished { .. } => {}
+            Stage::Waiting
+            | Stage::Binding { .. }
+            | Stage::Bound(_)
+            | Stage::Finishing(_)
+            | Stage::Finished { .. } => {}
         }
     }
 
@@ -419,7 +423,9 @@ impl Coordinator {
             address: runner.pod().address,
             reachable: match *runner.connectivity() {
                 Connectivity::Up | Connectivity::Unknown => true,
-                Connectivity::Unreachable { since } => self.context.monotonic().since(since) < PUBLISH_UNREACHABLE_AFTER,
+                Connectivity::Unreachable { since } => {
+                    self.context.monotonic().since(since) < PUBLISH_UNREACHABLE_AFTER
+                }
             },
             spec: self.pool_of(runner).map(|pool| pool.object().as_ref()),
         });

@@ -136,7 +136,9 @@ impl World {
         if events.iter().any(|event| matches!(event, Event::BecameLeader)) {
             let unreported = runners.into_iter().filter(|(pod, _)| !operator.reported.contains(pod));
             match mutation {
-                Mutation::ScheduleBeforeReports => events.extend(unreported.map(|(pod, _)| Event::RunnerUnreachable { pod })),
+                Mutation::ScheduleBeforeReports => {
+                    events.extend(unreported.map(|(pod, _)| Event::RunnerUnreachable { pod }));
+                }
                 Mutation::OfferUnreportedSlots | Mutation::RemoveUnreportedRunners => {
                     events.extend(unreported.map(|(pod, state)| {
                         let spent = mutation == Mutation::RemoveUnreportedRunners;
@@ -208,7 +210,8 @@ impl World {
             }
             Delivery::Complete => self.execute(effect, epoch),
         };
-        if let (Mutation::LostResponseMeansNoFreeSlot, Event::BindAnswered { answer, .. }) = (self.mutation, &mut answer)
+        if let (Mutation::LostResponseMeansNoFreeSlot, Event::BindAnswered { answer, .. }) =
+            (self.mutation, &mut answer)
             && matches!(answer, Err(BindFailure::Unknown(_)))
         {
             *answer = Err(BindFailure::NoFreeSlot);
