@@ -15,9 +15,12 @@ Object.assign(globalThis, {
   site,
 });
 
-/** Connects, and sets `browser`, `context` (the default context), `page` (its first page) and `disconnected`. */
-globalThis.connect = async () => {
-  globalThis.browser = await playwright.firefox.connect(endpoint, options);
+/**
+ * Connects and asks for the initial page. Sets `browser`, `context` (the default context), `page` (its first page) and
+ * `disconnected`. `query`: further parameters of the URL.
+ */
+globalThis.connect = async (query = '') => {
+  globalThis.browser = await playwright.firefox.connect(`${endpoint}?page=open${query}`, options);
   globalThis.disconnected = new Promise((resolve) => browser.once('disconnected', () => resolve(true)));
   globalThis.context = browser.contexts()[0];
   globalThis.page = context.pages()[0];

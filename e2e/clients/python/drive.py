@@ -14,7 +14,7 @@ from playwright.sync_api import sync_playwright
 def main() -> None:
     endpoint, token, site = sys.argv[1:4]
     with sync_playwright() as playwright:
-        browser = playwright.firefox.connect(endpoint, headers={"Authorization": f"Bearer {token}"})
+        browser = playwright.firefox.connect(f"{endpoint}?page=open", headers={"Authorization": f"Bearer {token}"})
         page = browser.contexts[0].pages[0]
         found = page.title()
         page.route("**/greeting", lambda route: route.fulfill(body="routed by Python"))

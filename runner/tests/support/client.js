@@ -7,6 +7,9 @@ const { firefox } = require(path.join(launcher, 'node_modules', 'playwright-core
 
 const report = (value) => console.log(JSON.stringify(value));
 
+/** What the client of a task asks for beyond its own contexts. */
+const queries = { work: 'page=open', hold: 'client=worker', find: 'page=open&client=worker', busy: 'page=open' };
+
 const tasks = {
   /** Reports the initial page, then works in a page of its own context. */
   async work(browser) {
@@ -36,7 +39,7 @@ const tasks = {
     await new Promise(() => {});
   },
 
-  /** Reports the pages of all contexts. */
+  /** Reports the pages of all contexts that it is shown. */
   async find(browser) {
     const pages = browser.contexts().flatMap((context) => context.pages());
     const found = await Promise.all(pages.map(async (page) => [await page.title(), await page.locator('#i').count() && await page.inputValue('#i')]));
@@ -59,7 +62,7 @@ const tasks = {
 // There is no explicit exit on success: exiting right after `browser.close()` can cut off the Close frame, and the
 // server would consider the client lost.
 firefox
-  .connect(url, { headers: { Authorization: `Bearer ${token}` } })
+  .connect(`${url}?${queries[task]}`, { headers: { Authorization: `Bearer ${token}` } })
   .then(tasks[task])
   .catch((error) => {
     report({ error: error.message });

@@ -35,7 +35,7 @@ pub async fn measure(ns: TestNamespace) -> Result<()> {
     let url = format!("ws://{}/v1/sessions/{}/playwright", runner.address, session.uid);
     let both = format!(
         "const direct = await playwright.firefox.connect('{url}', {{ headers: {{ Authorization: 'Bearer {token}' }} }});
-         globalThis.pages = {{ gateway: page, direct: direct.contexts()[0].pages()[0] }}"
+         globalThis.pages = {{ gateway: await browser.newPage(), direct: await direct.newPage() }}"
     );
     client.run(&both).await?;
     let round_trips = alternate(&mut client, "'1'", ROUND_TRIPS).await?;

@@ -8,5 +8,5 @@ test('the snippet is JavaScript that calls connect with the URL and the token', 
   const load = async (name: string) => (name === 'playwright-core' ? { firefox } : {});
   const snippet = playwrightSnippet(url, 'a.b.c').replace('import(', 'load(');
   await new Function('load', `return (async () => { ${snippet} })()`)(load);
-  expect(calls).toEqual([[url, { headers: { Authorization: 'Bearer a.b.c' } }]]);
+  expect(calls).toEqual([[`${url}?page=open`, { headers: { Authorization: 'Bearer a.b.c' } }]]);
 });

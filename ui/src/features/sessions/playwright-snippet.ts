@@ -1,6 +1,9 @@
-/** JavaScript that connects Playwright to a session. `token`: a session token, because `/ws` accepts no cookie. */
+/**
+ * JavaScript that connects Playwright to a session and its initial page, which the live view shows. `token`: a session
+ * token, because `/ws` accepts no cookie.
+ */
 export function playwrightSnippet(wsUrl: string, token: string): string {
-  return `const browser = await (await import('playwright-core')).firefox.connect(${quoted(wsUrl)}, { headers: { Authorization: ${quoted(`Bearer ${token}`)} } });`;
+  return `const browser = await (await import('playwright-core')).firefox.connect(${quoted(`${wsUrl}?page=open`)}, { headers: { Authorization: ${quoted(`Bearer ${token}`)} } });`;
 }
 
 function quoted(text: string): string {
