@@ -9,8 +9,8 @@
 
 /** Close code of a connection that ended without a Close frame (RFC 6455 section 7.1.5). */
 const ABNORMAL_CLOSURE = 1006;
-/** Close code of a connection that another one replaces (RFC 6455 section 7.4.1). */
-const GOING_AWAY = 1001;
+/** Close code of a connection that another one replaces: private, after HTTP's 409. */
+const REPLACED = 4409;
 /** Most lost clients whose contexts are kept. One more takes the place of the one that was lost first. */
 const MAX_LOST_CLIENTS = 16;
 /** Time limit for undoing a holder's settings, which a page that hangs can delay. */
@@ -86,7 +86,7 @@ class Clients {
     if (client.name !== undefined) this._moveToEnd(client);
     if (previous) {
       client.contexts.push(...previous.takeContexts());
-      previous.close(GOING_AWAY, `replaced by a newer connection of client "${client.name}"`);
+      previous.close(REPLACED, `replaced by a newer connection of client "${client.name}"`);
     }
   }
 

@@ -176,7 +176,7 @@ describe('Clients', () => {
   it('replaces the open connection of the same name, and says so', async () => {
     const former = await connect({ name: 'a', page: 'open' }, 'context');
     const next = await connect({ name: 'a', page: 'open' });
-    assert.deepEqual(former.closed, { code: 1001, reason: 'replaced by a newer connection of client "a"' });
+    assert.deepEqual(former.closed, { code: 4409, reason: 'replaced by a newer connection of client "a"' });
     assert.deepEqual([next.given, next.showsDefaultContext, log], [['context'], true, []]);
     next.end(LOST);
     assert.deepEqual((await connect({ name: 'a' })).given, ['context']);

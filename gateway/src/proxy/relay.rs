@@ -7,7 +7,9 @@
 //! The way a connection ends matters, because the runner distinguishes two cases. When a client is *lost*, which means
 //! that its connection ends without a Close frame, the runner keeps its pages for a while. When the client *closes*
 //! the connection, the runner closes its pages at once. Therefore:
-//! - A Close frame of either side is forwarded with its code, like any other frame.
+//! - A Close frame of either side is forwarded with its code, like any other frame. Only a Close frame of the runner
+//!   with the code 1001 is withheld for up to 2 s, because the Playwright server sends it at the end of every session,
+//!   before the watch delivers the reason of the end, which the client gets instead.
 //! - When the client is lost or the gateway drains, the runner's side is dropped without a Close frame.
 //! - When the connection ends without a Close frame of the runner, the gateway sends one to the client (RFC 6455
 //!   section 7.4.1): 1001 (going away) when the session has ended or the gateway drains; 1011 (unexpected condition)
@@ -48,6 +50,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait for the rest of a frame to the client before the gateway closes the connection. Meanwhile nothing
 /// from the client is forwarded.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
+/// Close code with which the Playwright server says that its browser was closed (RFC 6455 section 7.4.1).
+const GOING_AWAY: u16 = 1001;
 /// How long to wait for the reason of a session's end. A runner closes the connections of a session before the watch
 /// delivers the reason.
 pub const END_REASON_TIMEOUT: Duration = Duration::from_secs(2);
@@ -219,7 +223,7 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
                 read = runner.read(&mut self.buffer) => {
                     let Ok(length @ 1..) = read else { return pending.map_or(End::RunnerLost, End::ByGateway) };
-                    match self.forward_buffer(length, &mut pending).await {
+                    match self.forward_buffer(length, &mut pending, &mut closing).await {
                         Ok(None) => {}
                         Ok(Some(end)) => return end,
                         Err(_) => return End::ClientLost,
@@ -230,14 +234,31 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
     }
 
     /// Forwards the bytes in the buffer. At a frame boundary, inserts a Ping that is due, or ends for a pending close.
-    async fn forward_buffer(&mut self, length: usize, pending: &mut Option<CloseReason>) -> io::Result<Option<End>> {
+    async fn forward_buffer(
+        &mut self,
+        length: usize,
+        pending: &mut Option<CloseReason>,
+        closing: impl Future<Output = CloseReason>,
+    ) -> io::Result<Option<End>> {
         let Ok(scan) = self.scanner.scan(&self.buffer[..length]) else {
             return Ok(Some(End::InvalidRunnerFrame));
         };
         self.traffic.to_client(length);
-        if scan.close.is_some() {
+        if let Some(code) = scan.close {
+            let mut written = 0;
+            if let (GOING_AWAY, Some(start)) = (code, scan.close_start) {
+                self.write(0..start, true).await?;
+                written = start;
+                let reason = match pending.take() {
+                    None => timeout(END_REASON_TIMEOUT, closing).await.ok(),
+                    known => known,
+                };
+                if let Some(reason) = reason {
+                    return Ok(Some(End::ByGateway(reason)));
+                }
+            }
             // Nothing is inserted, because no frame may follow a Close frame.
-            self.write(0..length, self.scanner.at_boundary()).await?;
+            self.write(written..length, self.scanner.at_boundary()).await?;
             return Ok(Some(End::RunnerClosed));
         }
         let mut written = 0;

@@ -31,6 +31,8 @@ pub struct Scan {
     pub data: bool,
     /// Status code of a Close frame that ends in the chunk; 1005 for a Close frame without a code.
     pub close: Option<u16>,
+    /// Offset of that Close frame, if it also begins in the chunk.
+    pub close_start: Option<usize>,
     /// Offset just after the last frame that ends in the chunk. A relay can insert a frame there.
     pub boundary: Option<usize>,
 }
@@ -89,7 +91,11 @@ impl FrameScanner {
     pub fn scan(&mut self, chunk: &[u8]) -> Result<Scan, FrameError> {
         let mut scan = Scan::default();
         let mut at = 0;
+        let mut frame_start = None;
         while at < chunk.len() {
+            if self.at_boundary() {
+                frame_start = Some(at);
+            }
             match &mut self.frame {
                 None => {
                     let taken = self.expected_header_len().saturating_sub(self.header_len).min(chunk.len() - at);
@@ -109,7 +115,9 @@ impl FrameScanner {
                 }
             }
             if let Some(frame) = self.frame.filter(|frame| frame.remaining == 0) {
-                scan.close = scan.close.or(frame.close_code());
+                if let (None, Some(code)) = (scan.close, frame.close_code()) {
+                    (scan.close, scan.close_start) = (Some(code), frame_start);
+                }
                 scan.boundary = Some(at);
                 *self = Self::default();
             }
