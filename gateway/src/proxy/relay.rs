@@ -42,8 +42,7 @@ use tokio::{
 
 /// Size of the buffer of each direction.
 const BUFFER: usize = 64 << 10;
-/// A side that does not accept one buffer within this time is stuck. Must be shorter than the keepalive's timeout,
-/// because the relay does not read from a client while the client's bytes wait for the runner.
+/// A side that does not accept one buffer within this time is stuck.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long to wait for the Close frame of the other side after one side's Close frame was forwarded.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -160,7 +159,7 @@ where
 enum End {
     /// The client's Close frame was forwarded.
     ClientClosed,
-    /// The client disconnected without a Close frame, is stuck, or did not answer a Ping.
+    /// The client disconnected without a Close frame, is dead, or is stuck.
     ClientLost,
     /// The client sent an invalid frame.
     InvalidClientFrame(FrameError),
@@ -207,9 +206,8 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
                 return End::ByGateway(reason);
             }
             let alarm = match ping {
-                // While the gateway closes the connection, a silent client is not lost.
-                Ping::Unanswered if pending.is_none() => return End::ClientLost,
-                Ping::Due if self.between_frames => match self.ping().await {
+                // A client that answers no Ping is paused, for example in a debugger. The kernel detects a dead peer.
+                Ping::Due | Ping::Unanswered if self.between_frames => match self.ping().await {
                     Ok(()) => continue,
                     Err(_) => return End::ClientLost,
                 },
