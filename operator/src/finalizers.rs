@@ -94,9 +94,10 @@ pub(crate) async fn is_terminating(client: &Client, namespace: &str) -> bool {
 /// # Errors
 /// Pools still have the finalizer after 15 s.
 pub async fn release_pools(client: &Client, cause: &str) -> anyhow::Result<()> {
-    release_until_none_is_held(async || list_pools(client, None).await, async |pool| {
-        release_pool(client, pool, cause).await
-    })
+    release_until_none_is_held(
+        async || list_pools(client, None).await,
+        async |pool| release_pool(client, pool, cause).await,
+    )
     .await
 }
 

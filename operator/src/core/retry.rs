@@ -47,8 +47,7 @@ impl RetryState {
             Self::Idle | Self::Rejected => 1,
         };
         let pause = BACKOFF.after(failures);
-        let jitter =
-            id.bytes().fold(failures, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte))) % 256;
+        let jitter = id.bytes().fold(failures, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte))) % 256;
         Self::Pause { until: now.after(pause.mul_f64(0.75 + f64::from(jitter) / 1024.0)), failures }
     }
 

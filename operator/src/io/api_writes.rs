@@ -137,9 +137,9 @@ impl Executor {
                 {
                     Ok(())
                 }
-                Ok(Ok(Some(_))) => {
-                    Err(WriteFailure::Rejected(format!("pod {name} exists and is not a runner of this pool: delete it")))
-                }
+                Ok(Ok(Some(_))) => Err(WriteFailure::Rejected(format!(
+                    "pod {name} exists and is not a runner of this pool: delete it"
+                ))),
                 Ok(Ok(None)) => Err(WriteFailure::Transient("the pod existed but was deleted meanwhile".to_owned())),
                 Ok(Err(error)) => Err(failure(CREATE_POD, &error)),
                 Err(_) => Err(WriteFailure::Transient("timed out reading the pod".to_owned())),

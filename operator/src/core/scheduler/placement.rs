@@ -261,10 +261,11 @@ impl Coordinator {
                 // Explain the rejection by a pool of the session's own namespace, where its user can change the pool.
                 let own = self.pools.iter().filter(|(key, _)| key.namespace == *namespace);
                 let mut rejections = own.filter_map(|(key, pool)| Some((self.rejection(pool, demand)?, key)));
-                let message = rejections.next().map(|(rejection, key)| match rejection.into_wait_decision(demand, key) {
-                    WaitDecision::Wait(wait) => wait.message,
-                    WaitDecision::Reject(end) => end.message,
-                });
+                let message =
+                    rejections.next().map(|(rejection, key)| match rejection.into_wait_decision(demand, key) {
+                        WaitDecision::Wait(wait) => wait.message,
+                        WaitDecision::Reject(end) => end.message,
+                    });
                 WaitReason::new(
                     reasons::NO_MATCHING_POOL,
                     format!(

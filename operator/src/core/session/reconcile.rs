@@ -307,11 +307,8 @@ impl Coordinator {
                 self.context.send(Effect::DeleteSession { key, session: uid.clone() });
                 self.call_started(uid);
             }
-            Stage::Waiting
-            | Stage::Binding { .. }
-            | Stage::Bound(_)
-            | Stage::Finishing(_)
-            | Stage::Finished { .. } => {}
+            Stage::Waiting | Stage::Binding { .. } | Stage::Bound(_) | Stage::Finishing(_) | Stage::Finished { .. } => {
+            }
         }
     }
 
