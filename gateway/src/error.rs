@@ -34,10 +34,7 @@ pub enum ApiError {
     #[error("the request comes from a page of another origin: use a page of this host, or send a token")]
     CrossOrigin,
     /// A query parameter or header of `/ws` is invalid.
-    #[error(
-        "{0}; the query parameters are page (open, none or new), client (a name of 1 to 63 letters, digits, dots, \
-         underscores and hyphens) and token"
-    )]
+    #[error("{0}")]
     InvalidClientOption(String),
     /// Another client holds the initial page.
     #[error("{0}")]

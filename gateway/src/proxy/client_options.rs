@@ -14,6 +14,8 @@ use std::sync::Arc;
 const PAGE: HeaderName = HeaderName::from_static("x-camofleet-page");
 /// Header with the same values as the query parameter `client`.
 const CLIENT: HeaderName = HeaderName::from_static("x-camofleet-client");
+/// Header with the value of Playwright's option `exposeNetwork`. Empty without the option.
+const EXPOSE_NETWORK: HeaderName = HeaderName::from_static("x-playwright-proxy");
 
 /// The options of a request to `/ws`.
 pub struct Options(pub ClientOptions);
@@ -38,7 +40,12 @@ struct ConnectQuery {
 }
 
 fn client_options(headers: &HeaderMap, uri: &Uri) -> Result<ClientOptions, String> {
-    let Query(query) = Query::<ConnectQuery>::try_from_uri(uri).map_err(|error| error.body_text())?;
+    if headers.get_all(EXPOSE_NETWORK).iter().any(|value| !value.is_empty()) {
+        return Err("sessions do not support exposeNetwork: serve the site where the runner pods reach it".to_owned());
+    }
+    let Query(query) = Query::<ConnectQuery>::try_from_uri(uri).map_err(|error| {
+        format!("{}: the parameters are page (open, none or new), client (a name) and token", error.body_text())
+    })?;
     Ok(ClientOptions {
         page: one_of("page", query.page, from_header(headers, &PAGE)?)?,
         client: one_of("client", query.client, from_header(headers, &CLIENT)?)?,
@@ -87,7 +94,7 @@ mod tests {
         assert_eq!(options(&headers, "/ws/a/b"), Ok(expected.clone()));
         assert_eq!(options(&headers, "/ws/a/b?page=open"), Ok(expected));
         assert_eq!(options(&[], "/ws/a/b"), Ok(ClientOptions::default()));
-        let other = [("x-playwright-launch-options", "{}"), ("x-playwright-browser", "chromium")];
+        let other = [("x-playwright-launch-options", "{}"), ("x-playwright-browser", "chromium"), ("x-playwright-proxy", "")];
         assert_eq!(options(&other, "/ws/a/b?page=none").map(|options| options.page), Ok(Some(InitialPage::None)));
     }
 
@@ -107,6 +114,7 @@ mod tests {
             (&[("x-camofleet-client", "a/b")], "/ws/a/b", "1 to 63"),
             (&[("x-camofleet-client", "a"), ("x-camofleet-client", "b")], "/ws/a/b", "repeated"),
             (&[("x-camofleet-page", "open")], "/ws/a/b?page=new", "differ"),
+            (&[("x-playwright-proxy", "<loopback>")], "/ws/a/b", "exposeNetwork"),
         ] {
             let error = options(headers, uri).unwrap_err();
             assert!(error.contains(expected), "{uri} {headers:?}: {error}");
