@@ -256,6 +256,10 @@ class Connection {
     const { dispatch, onmessage } = dispatcherConnection;
     const defaultContext = this._server.defaultContext;
     dispatcherConnection.dispatch = async (message) => {
+      if (message.guid === undefined) {
+        this._socket.send(JSON.stringify(responseToOtherProtocol(message)));
+        return;
+      }
       // `__waitInfo__` and the like have ids, but no responses.
       if (!message.method?.startsWith('__')) this._pending.add(message.id);
       if (message.method === 'close' && this._onDefaultContextClosed) {
@@ -389,6 +393,16 @@ function contextDispatcherClass(browser, { DispatcherConnection, RootDispatcher,
   const dispatcher = root.connection.existingDispatcher(browser._defaultContext);
   root._dispose();
   return dispatcher.constructor;
+}
+
+/**
+ * Returns the response to a message of another protocol, in that protocol's format, so that its library shows it. Methods
+ * of the Chrome DevTools Protocol begin with a capital letter, those of WebDriver BiDi with a small one.
+ */
+function responseToOtherProtocol({ id, method }) {
+  const message = "this is a Playwright server: connect with Playwright's firefox.connect()";
+  if (/^[A-Z]/.test(method)) return { id, error: { code: -32601, message } };
+  return { type: 'error', id, error: 'unknown command', message };
 }
 
 function rejection(httpVersion, { status, message }) {

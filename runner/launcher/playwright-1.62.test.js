@@ -196,6 +196,21 @@ for (const packageName of ['playwright-core', 'playwright-core-1.64']) {
       await client.close();
     });
 
+    it('answers clients of other protocols in their format', async () => {
+      const ask = async (message) => {
+        const socket = new WebSocket(endpoint);
+        await new Promise((resolve) => socket.addEventListener('open', resolve));
+        socket.send(JSON.stringify(message));
+        const { data } = await new Promise((resolve) => socket.addEventListener('message', resolve));
+        socket.close();
+        return JSON.parse(data);
+      };
+      const cdp = await ask({ id: 1, method: 'Browser.getVersion' });
+      assert.match(cdp.error.message, /firefox\.connect/);
+      const bidi = await ask({ id: 2, method: 'session.new', params: {} });
+      assert.deepEqual([bidi.type, bidi.id, /firefox\.connect/.test(bidi.message)], ['error', 2, true]);
+    });
+
     it('rejects a handshake with a status and a message', async () => {
       admit = () => ({ status: 409, message: 'held by another' });
       await assert.rejects(connect(), /409[^]*held by another/);
