@@ -8,7 +8,7 @@ FROM docker.io/library/node:24-bookworm-slim AS launcher
 WORKDIR /launcher
 COPY runner/launcher/package.json runner/launcher/package-lock.json ./
 RUN npm ci --omit=dev --no-audit --no-fund
-COPY runner/launcher/*.js ./
+COPY runner/launcher/*.js runner/launcher/firefox.sh ./
 
 FROM docker.io/library/node:24-bookworm-slim AS ui
 WORKDIR /ui

@@ -57,7 +57,7 @@ build_artifacts() {
   local modules
   modules=$cache/launcher-modules-$(cat "$repo"/runner/launcher/package*.json | sha256sum | cut -c1-16)
   once "$modules" install_launcher_modules
-  cp -a "$modules/node_modules" "$repo"/runner/launcher/*.js* "$artifacts/launcher"
+  cp -a "$modules/node_modules" "$repo"/runner/launcher/{*.js*,firefox.sh} "$artifacts/launcher"
   rm -f "$artifacts"/launcher/*.test.js
   build_ui
 }

@@ -62,12 +62,13 @@ function launchOptions({ engine, executable, dir, wsPath, headless, screen, prox
     env.MOZ_ENABLE_WAYLAND = '0';
     env.GDK_BACKEND = 'x11';
   }
+  if (engine === 'Firefox') env.CAMOFLEET_FIREFOX = executable;
   if (engine === 'Camoufox') Object.assign(env, camoufoxEnvironment(camoufoxConfig ?? {}));
   return {
     // This channel makes Playwright use WebDriver BiDi, which stock Firefox speaks. Camoufox speaks Juggler, the
     // default.
     ...(engine === 'Firefox' && { channel: 'moz-firefox' }),
-    executablePath: executable,
+    executablePath: engine === 'Firefox' ? path.join(__dirname, 'firefox.sh') : executable,
     headless,
     firefoxUserPrefs: PREFS,
     ...(proxy && { proxy }),
