@@ -292,9 +292,5 @@ make_cgroups() {
     for file in cpuset.cpus cpuset.mems; do
       [ ! -e "$folder/$file" ] || [ ! -e "${folder%/*}/$file" ] || cat "${folder%/*}/$file" >"$folder/$file"
     done
-    # Twice the default CPU share (v1, v2). With the default, all pods together get no more than one session of other
-    # processes, such as dev/test, and launching a few browsers takes a minute.
-    [ ! -e "$folder/cpu.shares" ] || echo 2048 >"$folder/cpu.shares"
-    [ ! -e "$folder/cpu.weight" ] || echo 200 >"$folder/cpu.weight"
   done
 }

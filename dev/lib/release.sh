@@ -99,6 +99,16 @@ drive_demo() {
   node "$repo/examples/drive.mjs" "$endpoint" "$(cat "$dot_dev/token")" "$dot_dev/demo.png" | sed 's/^/    /'
 }
 
+free_slots() {
+  k -n "$release_namespace" get workerpools -o jsonpath='{range .items[*]}{.status.slots.total} {.status.slots.used}{"\n"}{end}' |
+    awk '{ free += $1 - $2 } END { print free + 0 }'
+}
+
 watch_demo() {
+  # The session that opens the live view needs a slot, and on a cluster in use other sessions can have all of them.
+  if [ "$(free_slots)" -le 0 ] && k -n "$release_namespace" get browsersessions -o name | grep -qv '/demo$'; then
+    say "    skipped: other sessions take all slots"
+    return
+  fi
   node "$repo/examples/watch.mjs" "$gateway_url" "$(cat "$dot_dev/token")" demo "$dot_dev/live-view.png" | sed 's/^/    /'
 }
