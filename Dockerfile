@@ -43,10 +43,10 @@ EXPOSE 8080
 ENTRYPOINT ["camofleet-gateway"]
 
 FROM ${BASE} AS runner
-# Fonts: Liberation, Croscore, Carlito and Caladea have the metrics of Windows' fonts, so pages break lines as there.
+# ffmpeg records videos (`recordVideo`). Fonts: Noto has the scripts of Asia. Liberation, Croscore, Carlito and Caladea have the metrics of Windows' fonts, so pages break lines as there.
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-       firefox-esr tigervnc-standalone-server tini \
+       firefox-esr tigervnc-standalone-server tini ffmpeg fonts-noto-core fonts-noto-cjk \
        fonts-liberation fonts-croscore fonts-crosextra-carlito fonts-crosextra-caladea fonts-dejavu-core fonts-noto-color-emoji \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/* /var/log/*
 RUN useradd --uid 1000 --no-create-home --home-dir /tmp camofleet

@@ -16,6 +16,8 @@ const path = require('node:path');
 
 /** Largest message from a client, in bytes. Playwright's clients accept as much; its server's default is 100 MiB. */
 const MAX_PAYLOAD = 256 << 20;
+/** Debian's ffmpeg, in the runner's image. */
+const FFMPEG = '/usr/bin/ffmpeg';
 /** Calls with the name of a trace. */
 const TRACE_METHODS = new Set(['tracingStart', 'tracingStartChunk']);
 
@@ -24,7 +26,9 @@ const TRACE_METHODS = new Set(['tracingStart', 'tracingStartChunk']);
  */
 function load(packageName = 'playwright-core') {
   const { firefox } = require(packageName);
-  const { remote, server: internals } = require(`${packageName}/lib/coreBundle`);
+  const { registry, remote, server: internals } = require(`${packageName}/lib/coreBundle`);
+  // Playwright records videos with a build of ffmpeg that it downloads. Debian's has the same encoder.
+  if (fs.existsSync(FFMPEG)) registry.registry.findExecutable('ffmpeg').executablePathOrDie = () => FFMPEG;
 
   /** Calls launchServer, and also returns the server object, which launchServer does not expose. */
   const launchServer = async (options) => {

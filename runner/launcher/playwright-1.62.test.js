@@ -148,6 +148,30 @@ for (const packageName of ['playwright-core', 'playwright-core-1.64']) {
       await other.close();
     });
 
+    it('records videos', async () => {
+      const client = await connect();
+      const context = await client.newContext({ recordVideo: { dir: directory }, viewport: { width: 320, height: 240 } });
+      const page = await context.newPage();
+      await page.setContent('<body style="background: green">');
+      await page.waitForTimeout(500);
+      await context.close();
+      const file = path.join(directory, 'saved.webm');
+      await page.video().saveAs(file);
+      assert.equal(fs.readFileSync(file).readUInt32BE(0), 0x1a45dfa3, 'it begins as a WebM file');
+      await client.close();
+    });
+
+    it('keeps other pages when a content process crashes', async () => {
+      const client = await connect();
+      const [crashing, other] = [await client.newPage(), await client.newPage()];
+      await other.setContent('<title>other</title>');
+      const crashed = new Promise((resolve) => crashing.once('crash', resolve));
+      await crashing.goto('about:crashcontent').catch(() => {});
+      await crashed;
+      assert.equal(await other.title(), 'other');
+      await client.close();
+    });
+
     it('does not start a second server', async () => {
       const client = await connect();
       await assert.rejects(client._channel.startServer({ title: 'x' }), /one endpoint/);
