@@ -142,8 +142,7 @@ pub async fn apply_pools(client: Client, release: &Release, pools: &BTreeMap<Str
     Ok(())
 }
 
-/// Applies a pool and sets its ownership annotations. Returns whether the release created the pool, now or
-/// earlier.
+/// Applies a pool and sets its ownership annotations. Returns whether the release created the pool, now or earlier.
 async fn apply(api: &Api<AnyPool>, release: &Release, name: &str, pool: &Value) -> kube::Result<bool> {
     let found = api.get_metadata_opt(name).await?;
     let created = found.as_ref().is_none_or(|found| release.created(found));
@@ -216,7 +215,9 @@ pub async fn delete_pools(
     if uninstall.drain(FINAL_DRAIN_TIMEOUT).await? {
         return Ok(());
     }
-    tracing::warn!("stopped waiting for the pools, whose runners stop at the drain deadline");
+    tracing::warn!(
+        "gave up waiting for the pools to drain: removing their finalizers, and their runners stop at the drain deadline"
+    );
     remove_finalizers(&uninstall.client, async || uninstall.pools().await).await
 }
 

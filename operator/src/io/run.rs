@@ -121,8 +121,8 @@ async fn serve(
 
 /// Steps the core with the received events, and executes its effects. A step has at most [`BATCH`] events besides the
 /// newest report of each runner. The reports come first, so that no report of an earlier term follows the start of the
-/// next one. The statistics are
-/// computed only on request, because counting all queued sessions would slow down each step.
+/// next one. The statistics are computed only on request, because counting all queued sessions would slow down each
+/// step.
 async fn drive(
     mut core: Coordinator,
     mut received: UnboundedReceiver<Event>,

@@ -21,8 +21,8 @@ pub(super) const RESPONSIVE_WINDOW: Duration = Duration::from_secs(11);
 /// A hot browser that has not answered for this long is replaced.
 pub(super) const UNRESPONSIVE_TIMEOUT: Duration = Duration::from_secs(21);
 /// Longest launch, and longest load of the smoke test's page. Playwright's `launchServer` has no timeout of its own:
-/// it checks its option `timeout` but does not apply it. A node without free CPU time can take a minute to launch a
-/// browser; the operator considers a runner overdue after two.
+/// it checks its option `timeout` but does not apply it. A node without free CPU time can take more than a minute
+/// to launch a browser. The operator considers a runner overdue after 120 s.
 pub(super) const LAUNCH_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Identifies a stack within one run of a runner. Ids are never reused.

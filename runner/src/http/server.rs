@@ -31,7 +31,7 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Routes of the kubelet's probes, which need no token.
 pub(crate) fn probes(runner: RunnerHandle) -> Router {
-    admin::probes(move || not_ready(&runner))
+    admin::probes(move || not_ready(&runner.published().borrow()))
 }
 
 /// Routes of the API, which need a token. For one more version it also serves the probes, because the pods of
@@ -49,9 +49,7 @@ pub(crate) fn router(app: AppState) -> Router {
         .merge(probes)
 }
 
-fn not_ready(runner: &RunnerHandle) -> Option<String> {
-    let published = runner.published();
-    let published = published.borrow();
+fn not_ready(published: &Published) -> Option<String> {
     match (published.ready, &published.state.launch_error) {
         (true, _) => None,
         (false, Some(error)) => Some(format!("cannot launch browsers: {error}")),
@@ -120,4 +118,22 @@ async fn touch(
 ) -> Result<StatusCode, ApiError> {
     runner.touch(uid).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readyz_names_why_the_runner_is_not_ready() {
+        let reason = |ready, state| not_ready(&Published { state, ready });
+        let failing = RunnerState { launch_error: Some("no display".to_owned()), ..RunnerState::default() };
+        let draining = RunnerState { draining: true, ..RunnerState::default() };
+        assert_eq!(reason(true, draining.clone()), None, "it drains and has a session");
+        assert_eq!(reason(false, draining).as_deref(), Some("the runner is draining and has no session"));
+        assert_eq!(reason(false, failing).as_deref(), Some("cannot launch browsers: no display"));
+        // A hot browser that crashed leaves no launch error.
+        let crashed = reason(false, RunnerState::default());
+        assert_eq!(crashed.as_deref(), Some("no browser has become ready since the last failure of one"));
+    }
 }

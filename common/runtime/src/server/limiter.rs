@@ -62,7 +62,7 @@ struct Entry {
     shed: CancellationToken,
 }
 
-/// What can be shed.
+/// A kind of entry that can be shed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SheddableKind {
     /// An unauthenticated connection.
