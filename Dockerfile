@@ -43,7 +43,8 @@ EXPOSE 8080
 ENTRYPOINT ["camofleet-gateway"]
 
 FROM ${BASE} AS runner
-# ffmpeg records videos (`recordVideo`). Fonts: Noto has the scripts of Asia. Liberation, Croscore, Carlito and Caladea have the metrics of Windows' fonts, so pages break lines as there.
+# ffmpeg records videos (`recordVideo`). Noto's fonts have the scripts of Asia. Liberation, Croscore, Carlito and Caladea
+# have the metrics of Windows' fonts, so pages break lines as there.
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
        firefox-esr tigervnc-standalone-server tini ffmpeg fonts-noto-core fonts-noto-cjk \

@@ -144,14 +144,17 @@ async fn a_lost_client_drops_the_runners_side_without_a_close_frame() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pings_a_quiet_client_and_drops_it_without_a_pong() {
+async fn keeps_pinging_a_quiet_client_that_does_not_answer() {
     let start = Instant::now();
     let RelayFixture { mut client, mut runner, outcome, .. } = start_relay();
-    expect(&mut client, &PING).await;
-    assert_eq!(start.elapsed().as_secs(), 20);
-    expect_end(&mut runner).await;
-    assert_eq!(start.elapsed().as_secs(), 60);
-    assert_eq!(outcome.await.unwrap(), Outcome::ClientLost);
+    for seconds in [20, 60, 100, 140] {
+        expect(&mut client, &PING).await;
+        assert_eq!(start.elapsed().as_secs(), seconds);
+    }
+    let late = frame(1, true, b"paused in a debugger");
+    client.write_all(&late).await.unwrap();
+    expect(&mut runner, &late).await;
+    assert!(!outcome.is_finished());
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,11 +192,13 @@ async fn keeps_a_reading_tungstenite_client_through_an_idle_hour() {
     assert_eq!(client.next().await.unwrap().unwrap(), Message::text("at last"));
     assert!(!outcome.is_finished());
 
-    // A client that stops reading, like a suspended process, is lost.
-    let stopped = Instant::now();
-    assert!(!matches!(runner.next().await, Some(Ok(Message::Close(_) | Message::Text(_)))));
-    assert_eq!(outcome.await.unwrap(), Outcome::ClientLost);
-    assert!(stopped.elapsed() <= 61 * SECOND);
+    // A client that stops reading, like a suspended process, continues later.
+    runner.send(Message::text("meanwhile")).await.unwrap();
+    sleep_until(end + 3600 * SECOND).await;
+    while client.next().await.unwrap().unwrap() != Message::text("meanwhile") {}
+    client.send(Message::text("resumed")).await.unwrap();
+    while runner.next().await.unwrap().unwrap() != Message::text("resumed") {}
+    assert!(!outcome.is_finished());
 }
 
 #[tokio::test(start_paused = true)]
@@ -309,7 +314,7 @@ async fn closes_with_the_reason_when_the_session_ends() {
 #[tokio::test(start_paused = true)]
 async fn waits_for_the_clients_close_frame_when_the_session_ends_meanwhile() {
     let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
-    let (close_frame, answer) = (close(false, 1001, "the session has ended"), close(true, 1001, ""));
+    let (close_frame, answer) = (close(false, 1000, "closed by the server"), close(true, 1000, ""));
     runner.write_all(&close_frame).await.unwrap();
     expect(&mut client, &close_frame).await;
     let start = Instant::now();
@@ -320,6 +325,32 @@ async fn waits_for_the_clients_close_frame_when_the_session_ends_meanwhile() {
     drop(client);
     assert_eq!(outcome.await.unwrap(), Outcome::RunnerClosed);
     assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn replaces_the_runners_1001_with_the_end_reason() {
+    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
+    let last = frame(1, false, b"last words");
+    runner.write_all(&[&last[..], &close(false, 1001, "Browser closed")].concat()).await.unwrap();
+    expect(&mut client, &last).await;
+    advance(SECOND).await;
+    closing.send(CloseReason::Session(SessionEnd::Deleted)).unwrap();
+    expect(&mut client, &close(false, 1001, "the session was deleted")).await;
+    expect_end(&mut client).await;
+    drop(client);
+    assert_eq!(outcome.await.unwrap(), Outcome::SessionEnded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn forwards_the_runners_1001_if_no_end_reason_arrives() {
+    let start = Instant::now();
+    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
+    runner.write_all(&close(false, 1001, "Browser closed")).await.unwrap();
+    expect(&mut client, &close(false, 1001, "Browser closed")).await;
+    assert_eq!(start.elapsed().as_secs(), 2);
+    drop((client, runner));
+    assert_eq!(outcome.await.unwrap(), Outcome::RunnerClosed);
+    drop(closing);
 }
 
 #[tokio::test(start_paused = true)]

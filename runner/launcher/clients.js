@@ -20,6 +20,7 @@ class Client {
   constructor(name) {
     this.name = name; // undefined if the client has none
     this.connection = undefined; // undefined while the client is lost
+    this.cleanedUp = Promise.resolve(); // resolves once Playwright has cleaned up after its previous connection
     this.contexts = []; // contexts that its next connection gets
     this.expiry = undefined; // timer that forgets the lost client
   }
@@ -67,14 +68,15 @@ class Clients {
     this._replaceConnection(client, connection);
     if (this._startPage === 'unclaimed') this._startPage = 'claimed';
     if (shows) this._holder = client;
-    else this._releasePage(client, Promise.resolve());
+    else this._releasePage(client);
     connection.beforeInitialized(async () => {
+      await client.cleanedUp;
       if (client.connection !== connection) return;
       for (const context of client.contexts.splice(0)) connection.giveContext(context);
       if (this._holder !== client) return;
       await this._undone;
       if (page === 'new') await this._server.defaultContext.clear();
-      connection.showDefaultContext(() => this._releasePage(client, Promise.resolve()));
+      connection.showDefaultContext(() => this._releasePage(client));
     });
     connection.onClose((code) => this._disconnect(client, connection, code));
   }
@@ -87,6 +89,7 @@ class Clients {
     if (previous) {
       client.contexts.push(...previous.takeContexts());
       previous.close(REPLACED, `replaced by a newer connection of client "${client.name}"`);
+      client.cleanedUp = previous.cleanedUp();
     }
   }
 
@@ -105,30 +108,31 @@ class Clients {
   _disconnect(client, connection, code) {
     if (client.connection !== connection) return;
     client.connection = undefined;
+    client.cleanedUp = connection.cleanedUp();
     if (client.name === undefined || code !== ABNORMAL_CLOSURE || this._graceMs === 0) {
-      this._forget(client, connection.cleanedUp());
+      this._forget(client);
       return;
     }
     client.contexts.push(...connection.takeContexts());
     this._moveToEnd(client);
-    client.expiry = setTimeout(() => this._forget(client, Promise.resolve()), this._graceMs);
+    client.expiry = setTimeout(() => this._forget(client), this._graceMs);
     const lost = [...this._named.values()].filter((other) => !other.connection);
-    if (lost.length > MAX_LOST_CLIENTS) this._forget(lost[0], Promise.resolve());
+    if (lost.length > MAX_LOST_CLIENTS) this._forget(lost[0]);
   }
 
-  /** Gives up all that a client holds, once `cleanedUp` resolves. */
-  _forget(client, cleanedUp) {
+  /** Gives up all that a client without a connection holds. */
+  _forget(client) {
     clearTimeout(client.expiry);
     if (client.name !== undefined) this._named.delete(client.name);
     for (const context of client.contexts.splice(0)) this._server.closeContext(context, 'the client did not reconnect in time');
-    if (this._holder === client) this._releasePage(client, cleanedUp);
+    this._releasePage(client);
   }
 
-  _releasePage(client, cleanedUp) {
+  _releasePage(client) {
     if (this._holder !== client) return;
     this._holder = undefined;
     const undo = async () => {
-      await cleanedUp;
+      await client.cleanedUp;
       await this._server.defaultContext.undoSettings();
     };
     this._undone = this._undone.then(() => withTimeout(undo(), UNDO_TIMEOUT_MS));

@@ -10,7 +10,6 @@ const path = require('node:path');
 const { after, before, describe, it } = require('node:test');
 const { load } = require('./playwright-1.62');
 
-const FIREFOX = '/usr/bin/firefox-esr';
 const PAGE = 'data:text/html,<title>start</title>';
 
 /** Listens on a TCP port for clients, which cannot connect to a Unix socket. Returns the port. */
@@ -55,7 +54,8 @@ for (const packageName of ['playwright-core', 'playwright-core-1.64']) {
       sockets = path.join(directory, 'pw.sock');
       server = await load(packageName).launch({
         channel: 'moz-firefox',
-        executablePath: FIREFOX,
+        executablePath: path.join(__dirname, 'firefox.sh'),
+        env: { ...process.env, CAMOFLEET_FIREFOX: '/usr/bin/firefox-esr' },
         headless: true,
         noDefaultViewport: true,
         profile: path.join(directory, 'profile'),

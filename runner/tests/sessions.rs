@@ -88,6 +88,7 @@ async fn hot_sessions_serve_clients_and_viewers_and_clean_up() {
     check_viewer(&runner).await;
     check_version_mismatch(&runner).await;
     check_reconnect(&runner).await;
+    check_initial_page_has_one_holder(&runner).await;
 
     runner.end("headful").await;
     runner.end("headless").await;
@@ -161,6 +162,31 @@ async fn check_reconnect(runner: &TestRunner) {
     assert!(found["found"].as_array().unwrap().contains(&json!(["held", "kept"])), "{found}");
     // The second client has taken over the contexts of the first, and they were closed after its clean disconnect.
     assert_eq!(runner.playwright("headful", "find").message_after_exit().await, json!({ "found": [["green", 0]] }));
+}
+
+async fn check_initial_page_has_one_holder(runner: &TestRunner) {
+    let mut holder = runner.playwright("headful", "busy");
+    assert_eq!(holder.next_message().await, json!({"working": true}));
+    let rejected = runner.playwright("headful", "find").next_message().await;
+    let message = rejected["error"].as_str().unwrap();
+    assert!(message.contains("409") && message.contains("held by a client without a name"), "{message}");
+    holder.kill().await;
+    runner.wait_for("no client", |state| (state.session("headful")?.clients == 0).then_some(())).await;
+    assert_eq!(runner.playwright("headful", "find").message_after_exit().await, json!({ "found": [["green", 0]] }));
+}
+
+#[tokio::test]
+async fn a_lost_connection_to_the_browser_ends_the_session() {
+    let mut runner = start(&["--slots", "1", "--prewarm-headless", "1"]).await;
+    let boot_id = runner.wait_until_warm().await.boot_id;
+    runner.bind("session", &request(Display::Headless)).await.unwrap();
+    let _client = runner.playwright("session", "overload");
+    let end = runner.wait_for_phase("session", SessionPhase::Ended).await.end.unwrap();
+    assert_eq!(end.reason, EndReason::BrowserCrashed);
+    assert!(end.message.starts_with("Playwright lost its connection to the browser"), "{}", end.message);
+    runner.end("session").await;
+    assert!(runner.terminate().await.success());
+    runner.assert_cleaned_up(&boot_id);
 }
 
 #[tokio::test]
@@ -258,11 +284,11 @@ async fn concurrent_displays_get_distinct_numbers() {
 
 #[tokio::test]
 async fn sessions_time_out_unless_a_client_is_active() {
-    let mut runner = start(&["--slots", "2"]).await;
+    let mut runner = start(&["--slots", "3"]).await;
     let boot_id = runner.state().await.boot_id;
 
     // A cold bind returns at once, and the session becomes ready later.
-    for uid in ["busy", "pinging"] {
+    for uid in ["busy", "waiting", "pinging"] {
         let bound = runner.bind(uid, &request(Display::Headless)).await.unwrap();
         assert_eq!((bound.session.phase, bound.session.tier), (SessionPhase::Starting, StartTier::Cold));
         let (_, head) = runner.upgrade(uid, Scope::Connect, "Connection: Upgrade\r\nUpgrade: websocket\r\n").await;
@@ -271,6 +297,9 @@ async fn sessions_time_out_unless_a_client_is_active() {
     runner.wait_for_phase("busy", SessionPhase::Ready).await;
     let mut busy = runner.playwright("busy", "busy");
     assert_eq!(busy.next_message().await, json!({"working": true}));
+    runner.wait_for_phase("waiting", SessionPhase::Ready).await;
+    let mut waiting = runner.playwright("waiting", "wait");
+    assert_eq!(waiting.next_message().await, json!({"waiting": true}));
     runner.wait_for_phase("pinging", SessionPhase::Ready).await;
     let (mut pinging, head) = runner.upgrade("pinging", Scope::Connect, HANDSHAKE).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
@@ -281,16 +310,22 @@ async fn sessions_time_out_unless_a_client_is_active() {
         }
     });
 
-    // Commands count as activity, pings do not.
+    // Calls count as activity until they are answered, pings do not.
     let idle = BindRequest { idle_timeout_seconds: 8, ..request(Display::Headless) };
-    for uid in ["busy", "pinging"] {
+    for uid in ["busy", "waiting", "pinging"] {
         runner.bind(uid, &idle).await.unwrap();
     }
     let end = runner.wait_for_phase("pinging", SessionPhase::Ended).await.end.unwrap();
     assert_eq!(end.reason, EndReason::IdleTimeout);
     pings.await.unwrap();
-    // The active client has been connected for longer than the pinging one.
-    assert_eq!(runner.state().await.session("busy").unwrap().phase, SessionPhase::Ready);
+    // The active clients have been connected for longer than the pinging one.
+    for uid in ["busy", "waiting"] {
+        assert_eq!(runner.state().await.session(uid).unwrap().phase, SessionPhase::Ready, "{uid}");
+    }
+    // Its call is over with its connection.
+    waiting.kill().await;
+    let end = runner.wait_for_phase("waiting", SessionPhase::Ended).await.end.unwrap();
+    assert_eq!(end.reason, EndReason::IdleTimeout);
 
     // The lifetime counts from the first PUT, and a later PUT can change it.
     runner.bind("busy", &BindRequest { max_lifetime_seconds: 1, ..idle }).await.unwrap();
@@ -298,7 +333,7 @@ async fn sessions_time_out_unless_a_client_is_active() {
     assert_eq!(end.reason, EndReason::LifetimeExceeded);
     assert_eq!(busy.next_message().await, json!({"disconnected": true}));
 
-    for uid in ["busy", "pinging"] {
+    for uid in ["busy", "waiting", "pinging"] {
         runner.end(uid).await;
     }
     assert!(runner.terminate().await.success());

@@ -100,7 +100,8 @@ impl Service {
         match self {
             Self::Playwright(options) => {
                 let query = serde_urlencoded::to_string(options).expect("two optional strings serialize");
-                format!("/v1/sessions/{uid}/playwright?{query}")
+                let separator = if query.is_empty() { "" } else { "?" };
+                format!("/v1/sessions/{uid}/playwright{separator}{query}")
             }
             Self::Display => format!("/v1/sessions/{uid}/vnc"),
         }

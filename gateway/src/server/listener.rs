@@ -8,7 +8,7 @@ use crate::{
     metrics::{Metrics, Outcome},
     proxy::{live_view, playwright},
     rest,
-    server::static_files,
+    server::{other_protocols, static_files},
     state::Gateway,
 };
 use axum::{
@@ -36,6 +36,7 @@ fn router(gateway: Arc<Gateway>, ui: &Path) -> Router {
         .route("/vnc/{namespace}/{name}", get(live_view::vnc))
         .merge(rest::router())
         .merge(static_files::router(ui))
+        .merge(other_protocols::router())
         .fallback(async || ApiError::NoSuchResource)
         .layer(middleware::from_fn_with_state(Arc::clone(&gateway), log_and_count))
         .with_state(gateway)

@@ -57,6 +57,61 @@ async fn connects_a_client_to_its_session_with_a_hop_token() {
 }
 
 #[tokio::test]
+async fn forwards_only_the_client_options_of_a_query() {
+    let gateway = start_gateway().await;
+    let mut runner = Runner::start().await;
+    gateway.put_session("demo", "uid-1", runner.ready());
+    let headers = [
+        ("x-playwright-launch-options", r#"{"executablePath":"/bin/sh"}"#),
+        ("x-camofleet-page", "new"),
+        ("x-camofleet-start-page", "shown"),
+    ];
+    let target = format!("/ws/ns/demo?client=worker.1&token={ADMIN}");
+    let (status, ..) = gateway.handshake(&target, &headers).await;
+    assert_eq!(status, StatusCode::SWITCHING_PROTOCOLS);
+    let connection = runner.accept_connection().await;
+    assert_eq!(connection.path, "/v1/sessions/uid-1/playwright?page=new&client=worker.1");
+    for (name, _) in headers {
+        assert!(!connection.headers.contains_key(name), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn rejects_invalid_client_options_with_400() {
+    let gateway = start_gateway().await;
+    gateway.put_session("demo", "uid-1", waiting());
+    for (query, headers, expected) in [
+        ("?page=first", [].as_slice(), "page (open, none or new)"),
+        ("?client=a%2Fb", &[], "1 to 63 letters, digits, dots, underscores and hyphens"),
+        ("?launch-options=%7B%7D", &[], "unknown field `launch-options`"),
+        ("", &[("x-playwright-proxy", "*")], "sessions do not support exposeNetwork"),
+    ] {
+        let admin = [("authorization", "Bearer admin-token")];
+        let (status, _, body) = gateway.handshake(&format!("/ws/ns/demo{query}"), &[&admin, headers].concat()).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{query} {headers:?}: {body}");
+        assert!(detail(&body).contains(expected), "{body}");
+    }
+    // A client without permission does not learn what is wrong with its query.
+    assert_eq!(gateway.handshake("/ws/ns/demo?page=first", &[]).await.0, StatusCode::UNAUTHORIZED);
+    assert!(gateway.metrics().contains(r#"connections_total{outcome="BadRequest"} 4"#), "{}", gateway.metrics());
+}
+
+#[tokio::test]
+async fn returns_409_with_the_holder_of_the_initial_page() {
+    let gateway = start_gateway().await;
+    let held = Runner::answering(concat!(
+        "HTTP/1.1 409 Conflict\r\ncontent-length: 94\r\n\r\n",
+        r#"{"reason":"InitialPageHeld","message":"the initial page is held by client \"worker-1\": wait"}"#,
+    ))
+    .await;
+    gateway.put_session("demo", "uid-1", ready(held));
+    let (status, _, body) = gateway.rejection("demo").await;
+    let message = r#"the initial page is held by client "worker-1": wait"#;
+    assert_eq!((status, detail(&body).as_str()), (StatusCode::CONFLICT, message));
+    assert!(gateway.metrics().contains(r#"connections_total{outcome="InitialPageHeld"} 2"#), "{}", gateway.metrics());
+}
+
+#[tokio::test]
 async fn relays_large_messages_both_ways() {
     let gateway = start_gateway().await;
     let mut runner = Runner::start().await;
@@ -438,6 +493,21 @@ async fn requires_a_websocket_handshake() {
     assert_eq!(status, StatusCode::UPGRADE_REQUIRED);
     assert_eq!(headers["upgrade"], "websocket");
     assert!(detail(&body).contains("firefox.connect()"));
+}
+
+#[tokio::test]
+async fn answers_clients_of_other_protocols() {
+    let gateway = start_gateway().await;
+    for base in ["", "/ws/ns/demo"] {
+        let (head, body) = gateway.send(&format!("GET {base}/json/version HTTP/1.1")).await;
+        assert!(head.starts_with("HTTP/1.1 404 Not Found (this is a Playwright server"), "{head}");
+        assert!(detail(&body).contains("firefox.connect()"), "{body}");
+        let (head, body) = gateway.send(&format!("POST {base}/session HTTP/1.1")).await;
+        assert!(head.starts_with("HTTP/1.1 500 "), "{head}");
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["value"]["error"], "session not created");
+        assert!(body["value"]["message"].as_str().unwrap().contains("firefox.connect()"), "{body}");
+    }
 }
 
 #[tokio::test]

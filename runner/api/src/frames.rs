@@ -211,8 +211,8 @@ mod tests {
         bytes
     }
 
-    /// Merges the findings of all chunks, with the boundary as an offset in the stream, and returns whether the
-    /// stream ends at one.
+    /// Merges the findings of all chunks except `close_start`, with the boundary as an offset in the stream, and returns
+    /// whether the stream ends at one.
     fn scan_all<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<(Scan, bool), FrameError> {
         let (mut scanner, mut whole, mut passed) = (FrameScanner::default(), Scan::default(), 0);
         for chunk in chunks {
@@ -258,6 +258,7 @@ mod tests {
             let expected = Scan {
                 data: frames.iter().any(|(opcode, ..)| *opcode < 3) || (tail.0 < 3 && !part.is_empty()),
                 close: frames.iter().find(|(opcode, ..)| *opcode == 8).map(|(_, payload, _)| code(payload)),
+                close_start: None,
                 boundary: (!frames.is_empty()).then_some(whole.len()),
             };
             prop_assert_eq!(scan_all(cut(&stream, &cuts)), Ok((expected, part.is_empty())));
@@ -293,8 +294,20 @@ mod tests {
     fn accepts_a_frame_of_the_maximum_size() {
         let mut scanner = FrameScanner::default();
         let header = [0x82, 127, 0, 0, 0, 0, 0x10, 0, 0, 0];
-        assert_eq!(scanner.scan(&header), Ok(Scan { data: true, close: None, boundary: None }));
+        assert_eq!(scanner.scan(&header), Ok(Scan { data: true, ..Scan::default() }));
         assert!(!scanner.at_boundary());
+    }
+
+    #[test]
+    fn finds_the_start_of_a_close_frame_unless_it_is_in_an_earlier_chunk() {
+        let (text, close) = (frame(true, 1, None, b"last"), frame(true, 8, None, &1001_u16.to_be_bytes()));
+        let stream = [&text[..], &close].concat();
+        let scan = FrameScanner::default().scan(&stream).unwrap();
+        assert_eq!((scan.close, scan.close_start), (Some(1001), Some(text.len())));
+        let mut scanner = FrameScanner::default();
+        scanner.scan(&stream[..=text.len()]).unwrap();
+        let scan = scanner.scan(&stream[text.len() + 1..]).unwrap();
+        assert_eq!((scan.close, scan.close_start), (Some(1001), None));
     }
 
     #[test]

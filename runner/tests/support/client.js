@@ -8,7 +8,7 @@ const { firefox } = require(path.join(launcher, 'node_modules', 'playwright-core
 const report = (value) => console.log(JSON.stringify(value));
 
 /** What the client of a task asks for beyond its own contexts. */
-const queries = { work: 'page=open', hold: 'client=worker', find: 'page=open&client=worker', busy: 'page=open' };
+const queries = { work: 'page=open', hold: 'client=worker', find: 'page=open&client=worker', busy: 'page=open', wait: '', overload: '' };
 
 const tasks = {
   /** Reports the initial page, then works in a page of its own context. */
@@ -45,6 +45,20 @@ const tasks = {
     const found = await Promise.all(pages.map(async (page) => [await page.title(), await page.locator('#i').count() && await page.inputValue('#i')]));
     report({ found });
     await browser.close();
+  },
+
+  /** Makes a call that is never answered. */
+  async wait(browser) {
+    const page = await browser.newPage();
+    const waiting = page.evaluate(() => new Promise(() => {}));
+    report({ waiting: true });
+    await waiting.catch((error) => report({ error: error.message }));
+  },
+
+  /** Asks for a result that is too large for Playwright's connection to the browser. */
+  async overload(browser) {
+    const page = await browser.newPage();
+    await page.evaluate(() => ['a', 'b', 'c'].map((letter) => letter.repeat(100 << 20)));
   },
 
   /** Evaluates expressions until the connection is closed. */
