@@ -1,6 +1,6 @@
 //! Claims of a pool without prewarmed browsers, compared with a plain launch by Playwright on the same machine.
 
-use super::measured_pool::{MeasuredPool, PAGE, ratio_of_medians, stats_without_total, timed};
+use super::measured_pool::{MeasuredPool, PAGE, Target, ratio_of_medians, stats_without_total, timed};
 use anyhow::Result;
 use camofleet_bench::{arrivals::ClaimStats, report::Report, stats::Samples};
 use camofleet_crds::v1alpha1::StartTier;
@@ -35,7 +35,7 @@ impl Cold {
         for index in 0..self.claims {
             eprintln!("claim {} of {}", index + 1, self.claims);
             claims.push(measured.claim(format!("cold-{index}"), StartTier::Cold).await?);
-            pages.add(measured.loaded_page().await?);
+            pages.add(measured.loaded_page(Target::InitialPage).await?);
             launches.add(timed(&mut client, &launch).await?);
             plain_pages.add(timed(&mut client, &page).await?);
         }

@@ -1,7 +1,7 @@
 //! Claims of hot browsers, compared with the API server alone; and page loads, compared with a running Playwright
 //! server.
 
-use super::measured_pool::{MeasuredPool, PAGE, TIMEOUT, ratio_of_medians, stats_without_total, timed};
+use super::measured_pool::{MeasuredPool, PAGE, TIMEOUT, Target, ratio_of_medians, stats_without_total, timed};
 use anyhow::Result;
 use camofleet_bench::{
     arrivals::ClaimStats,
@@ -44,13 +44,14 @@ impl Hot {
         report.set("writes_per_session", ratio(written, as_f64(self.claims)));
 
         eprintln!("measuring page loads");
-        let (pages, plain) = self.pages(measured).await?;
-        for (key, samples) in [("page", &pages), ("plain_page", &plain)] {
+        let [pages, contexts, plain] = self.pages(measured).await?;
+        for (key, samples) in [("page", &pages), ("new_context_page", &contexts), ("plain_page", &plain)] {
             for percent in [50, 90, 99] {
                 report.set(&format!("{key}_p{percent}_ms"), samples.percentile(percent));
             }
         }
         report.set("page_ratio", ratio_of_medians(&pages, &plain));
+        report.set("new_context_page_ratio", ratio_of_medians(&contexts, &plain));
         Ok(report)
     }
 
@@ -75,8 +76,8 @@ impl Hot {
         Ok(stats_without_total(&claims))
     }
 
-    /// Page loads on the fleet and on a plain server, alternating.
-    async fn pages(&self, measured: &MeasuredPool) -> Result<(Samples, Samples)> {
+    /// Page loads in the initial page, in a new context, and in a new context of a plain server, alternating.
+    async fn pages(&self, measured: &MeasuredPool) -> Result<[Samples; 3]> {
         let mut client = measured.plain_client().await?;
         let server = format!("{{ channel: 'moz-firefox', executablePath: {FIREFOX:?}, headless: true }}");
         client.run(&format!("globalThis.plain = await playwright.firefox.launchServer({server}); return 0")).await?;
@@ -85,13 +86,14 @@ impl Hot {
              const page = await (await browser.newContext()).newPage(); await page.goto({PAGE:?});
              const took = performance.now() - start; await browser.close(); return took"
         );
-        let (mut pages, mut plain) = (Samples::default(), Samples::default());
+        let [mut pages, mut contexts, mut plain] = [Samples::default(), Samples::default(), Samples::default()];
         for _ in 0..self.pages {
-            pages.add(measured.loaded_page().await?);
+            pages.add(measured.loaded_page(Target::InitialPage).await?);
+            contexts.add(measured.loaded_page(Target::NewContext).await?);
             plain.add(timed(&mut client, &plain_page).await?);
         }
         client.run("await plain.close()").await?;
-        Ok((pages, plain))
+        Ok([pages, contexts, plain])
     }
 }
 

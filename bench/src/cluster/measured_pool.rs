@@ -22,6 +22,13 @@ pub(super) const POOL: &str = "measured";
 /// A page that needs no network.
 pub(super) const PAGE: &str = "data:text/html,<title>measured</title>";
 
+/// Where a client of a session loads [`PAGE`].
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Target {
+    InitialPage,
+    NewContext,
+}
+
 /// A namespace with the measured pool, and the client that creates sessions in it.
 pub struct MeasuredPool {
     pub(super) space: TestNamespace,
@@ -53,16 +60,23 @@ impl MeasuredPool {
         Ok(claim)
     }
 
-    /// Time from the creation of a session to a loaded page in its initial page. Excludes the start of Node: the client
-    /// process runs before it connects.
-    pub(super) async fn loaded_page(&self) -> Result<Duration> {
+    /// Time from the creation of a session to a loaded page. Excludes the start of Node: the client process runs before
+    /// it connects.
+    pub(super) async fn loaded_page(&self, target: Target) -> Result<Duration> {
         let start = Instant::now();
         let session = self.space.ready_session(json!({ "poolRef": { "name": POOL } })).await?;
         let ready = start.elapsed();
         let mut client = NodeClient::start(&self.space, &session).await?;
         client.run("return 0").await?;
+        let connect = match target {
+            Target::InitialPage => "await connect()",
+            Target::NewContext => {
+                "globalThis.browser = await playwright.firefox.connect(endpoint, options);
+                 globalThis.page = await (await browser.newContext()).newPage()"
+            }
+        };
         let start = Instant::now();
-        client.run(&format!("await connect(); await page.goto({PAGE:?})")).await?;
+        client.run(&format!("{connect}; await page.goto({PAGE:?})")).await?;
         let took = ready + start.elapsed();
         client.run("await browser.close()").await?;
         session.delete().await?;
