@@ -76,6 +76,7 @@ class Clients {
       if (this._holder !== client) return;
       await this._undone;
       if (page === 'new') await this._server.defaultContext.clear();
+      else await this._server.defaultContext.replaceCrashedPages();
       connection.showDefaultContext(() => this._releasePage(client));
     });
     connection.onClose((code) => this._disconnect(client, connection, code));

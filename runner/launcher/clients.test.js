@@ -51,6 +51,7 @@ describe('Clients', () => {
       closeContext: (context, reason) => log.push(`close ${context}: ${reason}`),
       defaultContext: {
         undoSettings: async () => log.push('undo'),
+        replaceCrashedPages: async () => {},
         clear: async () => log.push('clear'),
       },
     };

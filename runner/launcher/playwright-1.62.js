@@ -18,6 +18,8 @@ const path = require('node:path');
 const MAX_PAYLOAD = 256 << 20;
 /** Debian's ffmpeg, in the runner's image. */
 const FFMPEG = '/usr/bin/ffmpeg';
+/** Firefox shows this page in place of a page whose content process has crashed. */
+const CRASH_PAGE = 'about:tabcrashed';
 /** Calls with the name of a trace. */
 const TRACE_METHODS = new Set(['tracingStart', 'tracingStartChunk']);
 
@@ -64,6 +66,7 @@ class Server {
     this._browser = playwrightServer._options.preLaunchedBrowser;
     this._connections = new Set();
     this._defaultContext = new DefaultContext(this._browser, internals);
+    reportCrashes(this._browser);
     this._reuse = Promise.resolve();
     this.version = this._browser.version();
     this.pid = browserServer.process().pid;
@@ -329,8 +332,9 @@ class DefaultContext {
    */
   async undoSettings() {
     const { context, _progress: progress, _options: options } = this;
-    const [initial, ...others] = context.pages();
+    const [, ...others] = context.pages();
     for (const page of others) await page.close(progress).catch(() => {});
+    await this.replaceCrashedPages();
     await context.tracing.resetForReuse(progress);
     await context.clock.uninstall(progress);
     await context.credentials.dispose(progress);
@@ -341,7 +345,7 @@ class DefaultContext {
     await context.setGeolocation(options.geolocation);
     context.selectors()._engines = new Map(this._engines);
     context.selectors().setTestIdAttributeName(options.testIdAttributeName ?? 'data-testid');
-    if (initial) await this._undoPageSettings(initial);
+    await this._undoPageSettings(await this._initialPage());
   }
 
   /** Page.resetForReuse of Playwright, without its navigation to about:blank. */
@@ -358,6 +362,14 @@ class DefaultContext {
     await session.send('browsingContext.setViewport', { context, viewport: null, devicePixelRatio: null });
     await session.send('emulation.setScreenOrientationOverride', { contexts: [context], screenOrientation: null });
     await session.send('emulation.setScreenSettingsOverride', { contexts: [context], screenArea: null });
+  }
+
+  /** Replaces pages that have crashed, which cannot be used again. */
+  async replaceCrashedPages() {
+    const pages = this.context.pages();
+    const crashed = pages.filter((page) => page._lifecycle === 'crashed');
+    if (crashed.length === pages.length) await this._openPage();
+    for (const page of crashed) await page.close(this._progress).catch(() => {});
   }
 
   /** Replaces all pages with an empty one, and clears cookies, caches and storage. */
@@ -384,6 +396,19 @@ class DefaultContext {
       if (last) this._openPage().catch(() => {}); // fails if the page was closed because the browser is closing
     });
   }
+}
+
+/** Reports crashes of pages. Over BiDi, Playwright takes one for a navigation to `CRASH_PAGE`. */
+function reportCrashes(browser) {
+  const watchPage = (page) => {
+    page.mainFrame().on('internalnavigation', ({ url }) => url?.startsWith(CRASH_PAGE) && page._didCrash());
+  };
+  const watchContext = (context) => {
+    context.pages().forEach(watchPage);
+    context.on('page', watchPage);
+  };
+  watchContext(browser._defaultContext);
+  browser.on('context', watchContext);
 }
 
 /**

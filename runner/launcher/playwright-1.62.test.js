@@ -4,6 +4,7 @@
 
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
+const http = require('node:http');
 const net = require('node:net');
 const os = require('node:os');
 const path = require('node:path');
@@ -24,6 +25,20 @@ async function forward(socket) {
   await new Promise((resolve) => listener.listen(0, '127.0.0.1', resolve));
   listener.unref();
   return listener.address().port;
+}
+
+/** Ids of a browser's processes for pages of web sites. */
+function siteProcesses(browserPid) {
+  const isOne = (pid) => {
+    try {
+      // The fields of proc_pid_stat(5): pid (comm) state ppid pgrp
+      const [, comm, group] = fs.readFileSync(`/proc/${pid}/stat`, 'utf8').match(/\((.*)\) \S+ \d+ (\d+)/);
+      return comm.startsWith('Isolated Web') && Number(group) === browserPid;
+    } catch {
+      return false; // the process has exited
+    }
+  };
+  return fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name)).map(Number).filter(isOne);
 }
 
 for (const packageName of ['playwright-core', 'playwright-core-1.64']) {
@@ -161,15 +176,27 @@ for (const packageName of ['playwright-core', 'playwright-core-1.64']) {
       await client.close();
     });
 
-    it('keeps other pages when a content process crashes', async () => {
-      const client = await connect();
-      const [crashing, other] = [await client.newPage(), await client.newPage()];
-      await other.setContent('<title>other</title>');
-      const crashed = new Promise((resolve) => crashing.once('crash', resolve));
-      await crashing.goto('about:crashcontent').catch(() => {});
+    it('reports a crash of a page, and keeps other pages', async () => {
+      const site = http.createServer((_, response) => response.setHeader('content-type', 'text/html').end('<title>site</title>'));
+      await new Promise((resolve) => site.listen(0, '127.0.0.1', resolve));
+      const { port } = site.address();
+      const holder = await connectHolder();
+      const [initial] = holder.contexts()[0].pages();
+      const other = await (await holder.newContext()).newPage();
+      await other.goto(`http://localhost:${port}/`);
+      const before = siteProcesses(server.pid);
+      await initial.goto(`http://127.0.0.1:${port}/`);
+      const [contentProcess] = siteProcesses(server.pid).filter((pid) => !before.includes(pid));
+      const crashed = new Promise((resolve) => initial.once('crash', resolve));
+      const waiting = initial.evaluate(() => new Promise(() => {})).catch((error) => error.message);
+      process.kill(contentProcess, 'SIGKILL');
       await crashed;
-      assert.equal(await other.title(), 'other');
-      await client.close();
+      assert.match(await waiting, /crashed/);
+      assert.equal(await other.title(), 'site');
+      await holder.close();
+      await server.defaultContext.undoSettings();
+      await server.defaultContext.ping();
+      site.close();
     });
 
     it('does not start a second server', async () => {

@@ -94,7 +94,8 @@ mod tests {
         assert_eq!(options(&headers, "/ws/a/b"), Ok(expected.clone()));
         assert_eq!(options(&headers, "/ws/a/b?page=open"), Ok(expected));
         assert_eq!(options(&[], "/ws/a/b"), Ok(ClientOptions::default()));
-        let other = [("x-playwright-launch-options", "{}"), ("x-playwright-browser", "chromium"), ("x-playwright-proxy", "")];
+        let other =
+            [("x-playwright-launch-options", "{}"), ("x-playwright-browser", "chromium"), ("x-playwright-proxy", "")];
         assert_eq!(options(&other, "/ws/a/b?page=none").map(|options| options.page), Ok(Some(InitialPage::None)));
     }
 

@@ -15,7 +15,8 @@ use camofleet_crds::{
     conditions::{self, READY, session as reasons},
     queue,
     v1alpha1::{
-        BrowserSession, BrowserSessionSpec, DEFAULT_RECONNECT_GRACE_SECONDS, Display, Engine, PoolRef, SessionState, StartTier, StartUrlWait, WorkerPool,
+        BrowserSession, BrowserSessionSpec, DEFAULT_RECONNECT_GRACE_SECONDS, Display, Engine, PoolRef, SessionState,
+        StartTier, StartUrlWait, WorkerPool,
     },
 };
 use camofleet_runner_api as runner;

@@ -9,6 +9,7 @@ use crate::{
     error::{ApiError, InvalidRequest, Problem},
     kubernetes,
     proxy::{
+        client_options::Options,
         playwright,
         runner_client::{self, RunnerError},
         upstream,
@@ -189,7 +190,9 @@ pub async fn delete(
     params(SessionPath),
     responses(
         (status = 101, description = "Connected to the session's Playwright server"),
+        (status = 400, body = Problem, description = "A query parameter or header is invalid"),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 409, body = Problem, description = "Another client holds the initial page"),
         (status = 410, body = Problem, description = "The session has ended"),
         (status = 426, body = Problem, description = "The request is not a WebSocket handshake"),
         (status = 428, description = "The client has another minor version of Playwright than the session"),
@@ -198,10 +201,11 @@ pub async fn delete(
 )]
 pub async fn connect(
     access: MayConnect,
+    options: Options,
     handshake: Handshake,
     gateway: State<Arc<Gateway>>,
 ) -> Result<Response, ApiError> {
-    playwright::playwright(access, handshake, gateway).await
+    playwright::playwright(access, options, handshake, gateway).await
 }
 
 /// Rejects a session that no pool can serve, which would otherwise wait until its timeout.

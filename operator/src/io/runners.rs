@@ -215,7 +215,8 @@ fn bind_failure(error: CallError) -> BindFailure {
             | ErrorReason::Forbidden
             | ErrorReason::StaleEpoch
             // Only tunnels can be rejected for this reason.
-            | ErrorReason::TooManyConnections => BindFailure::Unknown(response.message),
+            | ErrorReason::TooManyConnections
+            | ErrorReason::InitialPageHeld => BindFailure::Unknown(response.message),
         },
         CallError::InvalidResponse(_) | CallError::Unreachable(_) => BindFailure::Unknown(error.to_string()),
     }

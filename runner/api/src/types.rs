@@ -1,8 +1,6 @@
 //! Request and response types of the runner's HTTP API. All of them are JSON with camelCase fields.
 
-use camofleet_crds::v1alpha1::{
-    DEFAULT_RECONNECT_GRACE_SECONDS, Display, Engine, StartTier, StartUrlWait,
-};
+use camofleet_crds::v1alpha1::{DEFAULT_RECONNECT_GRACE_SECONDS, Display, Engine, StartTier, StartUrlWait};
 use serde::{Deserialize, Serialize};
 
 /// The complete state of a runner: the response of `GET /v1/sessions`, and each line of `GET /v1/events`.

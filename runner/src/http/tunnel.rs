@@ -22,9 +22,7 @@ use axum::{
 };
 use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::Display;
-use camofleet_runner_api::{
-    ClientName, ClientOptions, ErrorReason, ErrorResponse, InitialPage, frames::FrameScanner,
-};
+use camofleet_runner_api::{ClientName, ClientOptions, ErrorReason, ErrorResponse, InitialPage, frames::FrameScanner};
 use camofleet_runtime::server::ConnectionHandle;
 use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;
@@ -100,12 +98,17 @@ pub(crate) async fn playwright(
     }
     let connection = request.extensions().get::<ConnectionHandle>().cloned();
     let (client, server) = (hyper::upgrade::on(request), hyper::upgrade::on(&mut response));
-    let client = options.client.as_ref().map(ClientName::as_str);
-    tracing::info!(session = caller.uid, client, page = options.page.map(InitialPage::as_str), "client connected");
+    let name = options.client.as_ref().map(ClientName::as_str);
+    tracing::info!(
+        session = caller.uid,
+        client = name,
+        page = options.page.map(InitialPage::as_str),
+        "client connected"
+    );
     if response.headers().get(START_PAGE).is_some_and(|value| value == "not-shown") {
         tracing::info!(
             session = caller.uid,
-            client,
+            client = name,
             "the client is not shown the start page: it is not the session's first client and its URL has no ?page=open"
         );
     }

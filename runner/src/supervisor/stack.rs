@@ -201,11 +201,23 @@ struct LaunchRequest<'a> {
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum LauncherEvent {
-    Ready { version: String, browser_pid: i32 },
-    Failed { message: String },
+    Ready {
+        version: String,
+        browser_pid: i32,
+    },
+    Failed {
+        message: String,
+    },
     /// `lost`: the launcher killed the browser because Playwright had lost its connection to it.
-    Exited { code: Option<i32>, signal: Option<String>, lost: bool, output: Vec<String> },
-    PageFinished { error: Option<String> },
+    Exited {
+        code: Option<i32>,
+        signal: Option<String>,
+        lost: bool,
+        output: Vec<String>,
+    },
+    PageFinished {
+        error: Option<String>,
+    },
     Pong,
     /// A client waits for the response to a call, or a download grows.
     Active,
