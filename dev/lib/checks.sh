@@ -68,7 +68,7 @@ install_cargo_deny() {
 
 # Installs the programs that the runner's tests start on this machine; the runner's image has the same.
 use_browsers() {
-  apt_install firefox-esr tigervnc-standalone-server fonts-liberation fonts-dejavu-core
+  apt_install firefox-esr tigervnc-standalone-server ffmpeg fonts-liberation fonts-dejavu-core
   use_node
   node_packages "$repo/runner/launcher"
 }
@@ -87,6 +87,7 @@ check_up() { "$repo/dev/up"; }
 check_unit() {
   use_browsers
   workspace_cargo test --locked --workspace
+  npm --prefix "$repo/runner/launcher" test
 }
 
 # Traces and metrics that a real operator exports to a collector.

@@ -82,13 +82,13 @@ mod tests {
         client_options(&pairs.collect(), &uri.parse().unwrap())
     }
 
-    fn named(name: &str) -> Option<ClientName> {
-        Some(name.to_owned().try_into().unwrap())
+    fn named(name: &str) -> ClientName {
+        name.to_owned().try_into().unwrap()
     }
 
     #[test]
     fn reads_options_from_the_query_and_from_headers() {
-        let expected = ClientOptions { page: Some(InitialPage::Open), client: named("worker-1") };
+        let expected = ClientOptions { page: Some(InitialPage::Open), client: Some(named("worker-1")) };
         assert_eq!(options(&[], "/ws/a/b?page=open&client=worker-1&token=secret"), Ok(expected.clone()));
         let headers = [("x-camofleet-page", "open"), ("x-camofleet-client", "worker-1")];
         assert_eq!(options(&headers, "/ws/a/b"), Ok(expected.clone()));
