@@ -72,7 +72,7 @@ class Clients {
     connection.beforeInitialized(async () => {
       await client.cleanedUp;
       if (client.connection !== connection) return;
-      for (const context of client.contexts.splice(0)) connection.giveContext(context);
+      for (const context of client.contexts.splice(0)) await connection.giveContext(context);
       if (this._holder !== client) return;
       await this._undone;
       if (page === 'new') await this._server.defaultContext.clear();

@@ -20,6 +20,13 @@ const MAX_PAYLOAD = 256 << 20;
 const FFMPEG = '/usr/bin/ffmpeg';
 /** Firefox shows this page in place of a page whose content process has crashed. */
 const CRASH_PAGE = 'about:tabcrashed';
+/** Makes the clock that a client has installed follow the real time. */
+const FOLLOW_REAL_TIME = `(() => {
+  if (!globalThis.__pwClock) return;
+  const { controller, builtins } = globalThis.__pwClock;
+  controller.setSystemTime(builtins.Date.now());
+  controller.resume();
+})()`;
 /** Calls with the name of a trace. */
 const TRACE_METHODS = new Set(['tracingStart', 'tracingStartChunk']);
 
@@ -62,11 +69,12 @@ class Server {
   constructor({ browserServer, playwrightServer }, internals) {
     this._browserServer = browserServer;
     this._playwrightServer = playwrightServer;
-    this._internals = internals;
+    this.progress = internals.nullProgress;
     this._browser = playwrightServer._options.preLaunchedBrowser;
     this._connections = new Set();
     this._defaultContext = new DefaultContext(this._browser, internals);
     reportCrashes(this._browser);
+    if (isBidi(this._browser)) closeOrphanedPopups(this._browser);
     this._reuse = Promise.resolve();
     this.version = this._browser.version();
     this.pid = browserServer.process().pid;
@@ -131,7 +139,7 @@ class Server {
 
   /** Closes a context that was taken from a client. */
   closeContext(context, reason) {
-    context.close(this._internals.nullProgress, { reason }).catch(() => {}); // fails only while the browser is closing
+    context.close(this.progress, { reason }).catch(() => {}); // fails only while the browser is closing
   }
 
   /** Closes all client connections. Resolves once they are closed. */
@@ -173,6 +181,7 @@ class Connection {
     this._socket = socket;
     this._id = id;
     this._pending = new Set(); // ids of calls without a response
+    this._waits = new Set(); // ids of waits for an event, such as page.waitForEvent()
     this._prepare = () => {};
     this._wrapRoot();
     this._wrapMessages();
@@ -198,9 +207,9 @@ class Connection {
     this._connection.close({ code, reason });
   }
 
-  /** Whether the client waits for the response to a call. */
+  /** Whether the client waits for the response to a call, or for an event. */
   hasPendingCalls() {
-    return this._pending.size > 0;
+    return this._pending.size > 0 || this._waits.size > 0;
   }
 
   /** Takes the client's contexts away from it, so that they outlive its connection. */
@@ -211,8 +220,9 @@ class Connection {
   }
 
   /** Gives a context to the client, as if it had created it. */
-  giveContext(context) {
+  async giveContext(context) {
     if (context.isClosingOrClosed()) return;
+    await releaseHeld(context, this._server.progress);
     const contexts = this._browserDispatcher._isolatedContexts;
     contexts.add(context);
     context.once('close', () => contexts.delete(context));
@@ -263,12 +273,17 @@ class Connection {
     const { dispatch, onmessage } = dispatcherConnection;
     const defaultContext = this._server.defaultContext;
     dispatcherConnection.dispatch = async (message) => {
+      if (typeof message?.method !== 'string') {
+        this.close(1007, 'Malformed message'); // as Playwright closes a connection for invalid JSON
+        return;
+      }
       if (message.guid === undefined) {
         this._socket.send(JSON.stringify(responseToOtherProtocol(message)));
         return;
       }
+      if (message.method === '__waitInfo__') this._noteWait(message.params ?? {});
       // `__waitInfo__` and the like have ids, but no responses.
-      if (!message.method?.startsWith('__')) this._pending.add(message.id);
+      else if (!message.method.startsWith('__')) this._pending.add(message.id);
       if (message.method === 'close' && this._onDefaultContextClosed) {
         if (message.guid === defaultContext.context.guid) {
           const dispatcher = dispatcherConnection.existingDispatcher(defaultContext.context);
@@ -282,7 +297,7 @@ class Connection {
         }
         await defaultContext.replaceLastPage(message.guid);
       }
-      if (TRACE_METHODS.has(message.method) && message.params?.name) {
+      if (TRACE_METHODS.has(message.method) && typeof message.params?.name === 'string') {
         // Names of traces are file names in a directory that all clients share.
         message.params.name = `${this._id}-${message.params.name.replace(/[^\w.-]/g, '_')}`;
       }
@@ -293,18 +308,33 @@ class Connection {
       return onmessage(message);
     };
   }
+
+  _noteWait({ waitId, phase }) {
+    if (phase === 'before') this._waits.add(waitId);
+    if (phase === 'after') this._waits.delete(waitId);
+  }
 }
 
-/** The default context, which belongs to no client and always has a page, because the browser exits with its last. */
+/**
+ * The default context, which belongs to no client and always has a page. `clear` replaces it with a new context, because
+ * Playwright clears neither caches nor the storage of frames.
+ */
 class DefaultContext {
   constructor(browser, internals) {
-    this.context = browser._defaultContext;
+    this._browser = browser;
     this._progress = internals.nullProgress;
-    this._options = structuredClone(this.context._options);
-    this._engines = new Map(this.context.selectors()._engines);
+    // Without a user context, Firefox returns and deletes the cookies of all of them.
+    if (isBidi(browser)) browser._defaultContext._browserContextId = 'default';
+    this._options = structuredClone(browser._defaultContext._options);
+    this._engines = new Map(browser._defaultContext.selectors()._engines);
     this.dispatcherClass = contextDispatcherClass(browser, internals);
-    this.context.pages().forEach((page) => this._keepOnePage(page));
-    this.context.on('page', (page) => this._keepOnePage(page));
+    this._use(browser._defaultContext);
+  }
+
+  _use(context) {
+    this.context = context;
+    context.pages().forEach((page) => this._keepOnePage(page));
+    context.on('page', (page) => this._keepOnePage(page));
   }
 
   /** Opens a URL in the initial page. Resolves at the event `waitUntil`. */
@@ -327,8 +357,8 @@ class DefaultContext {
 
   /**
    * Undoes the settings that a client has made, and closes the pages that it has opened, but keeps the initial page's
-   * document, cookies and storage. Playwright itself has undone what belongs to the client's connection: routes, init
-   * scripts, exposed functions, and handlers.
+   * document, cookies, storage and HTTP logins. Playwright itself has undone what belongs to the client's connection:
+   * routes, init scripts, exposed functions, and handlers.
    */
   async undoSettings() {
     const { context, _progress: progress, _options: options } = this;
@@ -337,6 +367,8 @@ class DefaultContext {
     await this.replaceCrashedPages();
     await context.tracing.resetForReuse(progress);
     await context.clock.uninstall(progress);
+    // The document keeps the clock, which tells the right time again.
+    await context.clock._evaluateInFrames(FOLLOW_REAL_TIME);
     await context.credentials.dispose(progress);
     await context.clearPermissions();
     await context.setExtraHTTPHeaders(progress, options.extraHTTPHeaders);
@@ -345,17 +377,21 @@ class DefaultContext {
     await context.setGeolocation(options.geolocation);
     context.selectors()._engines = new Map(this._engines);
     context.selectors().setTestIdAttributeName(options.testIdAttributeName ?? 'data-testid');
+    await releaseHeld(context, progress);
     await this._undoPageSettings(await this._initialPage());
   }
 
   /** Page.resetForReuse of Playwright, without its navigation to about:blank. */
   async _undoPageSettings(page) {
+    page.screencast.hideActions();
+    for (const id of [...page.overlay._overlays.keys()]) await page.overlay.remove(id);
+    await (page.highlightController?.hideHighlights() ?? page.hideHighlight()); // 1.64 or 1.62
     page._emulatedSize = undefined;
     page._emulatedMedia = {};
     page._extraHTTPHeaders = undefined;
     await page.delegate.updateEmulateMedia();
     await page.delegate.updateExtraHTTPHeaders();
-    if (this.context._browser.options.channel !== 'moz-firefox') return page.delegate.updateEmulatedViewportSize();
+    if (!isBidi(this._browser)) return page.delegate.updateEmulatedViewportSize();
     // Over BiDi, Playwright sets sizes but does not reset them.
     const session = page.delegate._session;
     const context = session.sessionId;
@@ -372,12 +408,18 @@ class DefaultContext {
     for (const page of crashed) await page.close(this._progress).catch(() => {});
   }
 
-  /** Replaces all pages with an empty one, and clears cookies, caches and storage. */
+  /** Replaces the context with a new one, which has an empty page, and no cookies and storage. */
   async clear() {
-    const pages = this.context.pages();
-    await this.context.setStorageState(this._progress, undefined, 'api');
+    const previous = this.context;
+    this._use(await this._browser.newContext(this._progress, { ...structuredClone(this._options), noDefaultViewport: true }));
     await this._openPage();
-    for (const page of pages) await page.close(this._progress).catch(() => {});
+    if (previous !== this._browser._defaultContext) {
+      await previous.close(this._progress, { reason: 'replaced by an empty context' });
+      return;
+    }
+    // It cannot be closed, and a viewer could open a window in it.
+    for (const page of previous.pages()) await page.close(this._progress).catch(() => {});
+    await previous.doClearCookies();
   }
 
   async _initialPage() {
@@ -392,10 +434,41 @@ class DefaultContext {
   /** Pages are also closed by `window.close()` and by viewers. */
   _keepOnePage(page) {
     page.once('close', () => {
-      const last = this.context.pages().every((other) => other === page);
+      const last = page.browserContext === this.context && this.context.pages().every((other) => other === page);
       if (last) this._openPage().catch(() => {}); // fails if the page was closed because the browser is closing
     });
   }
+}
+
+/** Whether Playwright drives the browser over WebDriver BiDi, as stock Firefox. */
+function isBidi(browser) {
+  return browser.options.channel === 'moz-firefox';
+}
+
+/** Releases what a client holds in a context that outlives its connection: keys, mouse buttons, and the debugger. */
+async function releaseHeld(context, progress) {
+  const debugger_ = context.debugger();
+  [debugger_._enabled, debugger_._pauseAt] = [false, {}];
+  debugger_.resume();
+  for (const { keyboard, mouse } of context.pages()) {
+    for (const key of [...keyboard._pressedKeys]) await keyboard.up(progress, key);
+    for (const button of [...mouse._buttons]) await mouse.up(progress, { button });
+  }
+}
+
+/**
+ * Closes popups of contexts that were closed at the same moment. Playwright takes a page of an unknown user context for
+ * one of the default context.
+ */
+function closeOrphanedPopups(browser) {
+  const session = browser._browserSession;
+  const listener = browser._eventListeners.find(({ eventName }) => eventName === 'browsingContext.contextCreated');
+  const isKnown = ({ parent, userContext }) => parent || userContext === 'default' || browser._contexts.has(userContext);
+  session.off(listener.eventName, listener.handler);
+  session.on(listener.eventName, (event) => {
+    if (isKnown(event)) listener.handler(event);
+    else session.sendMayFail('browsingContext.close', { context: event.context });
+  });
 }
 
 /** Reports crashes of pages. Over BiDi, Playwright takes one for a navigation to `CRASH_PAGE`. */

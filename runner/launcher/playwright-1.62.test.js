@@ -243,9 +243,11 @@ for (const packageName of ['playwright-core', 'playwright-core-1.64']) {
       await pending;
       const event = page.waitForEvent('close'); // a wait on the client's side has a message without a response
       await page.title();
-      assert.equal(server.isBusy(), false);
+      assert.equal(server.isBusy(), true);
       await page.close();
       await event;
+      await client.newContext();
+      assert.equal(server.isBusy(), false);
       await client.close();
     });
 
@@ -262,6 +264,16 @@ for (const packageName of ['playwright-core', 'playwright-core-1.64']) {
       assert.match(cdp.error.message, /firefox\.connect/);
       const bidi = await ask({ id: 2, method: 'session.new', params: {} });
       assert.deepEqual([bidi.type, bidi.id, /firefox\.connect/.test(bidi.message)], ['error', 2, true]);
+    });
+
+    it('closes a connection that sends something else', async () => {
+      for (const message of ['null', '[]', '{"id":1}', '{"id":1,"guid":"","method":2}', 'no JSON']) {
+        const socket = new WebSocket(endpoint);
+        await new Promise((resolve) => socket.addEventListener('open', resolve));
+        const closed = new Promise((resolve) => socket.addEventListener('close', resolve));
+        socket.send(message);
+        assert.equal((await closed).code, 1007, message);
+      }
     });
 
     it('rejects a handshake with a status and a message', async () => {
@@ -313,6 +325,11 @@ for (const packageName of ['playwright-core', 'playwright-core-1.64']) {
       await context.exposeFunction('exposed', () => 1);
       await context.route('**', (route) => route.fulfill({ body: 'routed' }));
       await context.newPage();
+      await page.keyboard.down('Shift');
+      await page.mouse.down();
+      await page.screencast?.showOverlay('<b>overlay</b>');
+      await page.locator('body').highlight();
+      await context.debugger?.requestPause();
       const connection = accepted.at(-1);
       await holder.close();
       await connection.cleanedUp();
@@ -326,6 +343,8 @@ for (const packageName of ['playwright-core', 'playwright-core-1.64']) {
       assert.equal((await kept.cookies('http://site.test')).length, 1);
       assert.deepEqual(await initial.evaluate(() => [innerWidth, innerHeight]), size);
       assert.equal(await initial.evaluate(() => matchMedia('print').matches), false);
+      assert.equal(await initial.evaluate(() => new Date().getFullYear() > 2020), true, 'the clock of the kept document');
+      assert.equal(await initial.locator('x-pw-glass').count(), 0);
       // Scripts run in documents, so what they left is gone from the next one.
       let headers;
       await initial.route('http://site.test/', (route) => {
@@ -336,8 +355,45 @@ for (const packageName of ['playwright-core', 'playwright-core-1.64']) {
       assert.deepEqual([headers['x-page'], headers['x-context']], [undefined, undefined]);
       const left = () => [globalThis.left, typeof globalThis.exposed, new Date().getFullYear() > 2020];
       assert.deepEqual(await initial.evaluate(left), [undefined, 'undefined', true]);
+      await initial.setContent('<input>');
+      await initial.click('input');
+      await initial.keyboard.type('abc');
+      assert.equal(await initial.inputValue('input'), 'abc');
       await next.close();
       await server.defaultContext.undoSettings();
+    });
+
+    it('keeps cookies of the default context apart from those of clients', async () => {
+      const [holder, other] = [await connectHolder(), await connect()];
+      const [initial] = holder.contexts();
+      const context = await other.newContext();
+      const cookie = (name) => [{ name, value: '1', url: 'http://site.test' }];
+      await context.addCookies(cookie('theirs'));
+      await initial.clearCookies();
+      await initial.addCookies(cookie('mine'));
+      assert.deepEqual((await initial.cookies()).map(({ name }) => name), ['mine']);
+      await initial.clearCookies();
+      assert.equal((await context.cookies()).length, 1);
+      await other.close();
+      await holder.close();
+    });
+
+    it('closes popups of a context that is closed at the same moment', async () => {
+      const client = await connect();
+      const seen = [];
+      const onPage = (page) => seen.push(page);
+      server.defaultContext.context.on('page', onPage);
+      for (let round = 0; round < 4; round++) {
+        const context = await client.newContext();
+        const page = await context.newPage();
+        await page.evaluate(() => void setInterval(() => window.open('about:blank', '_blank', 'width=300,height=200'), 60));
+        await page.waitForTimeout(150 + 50 * round);
+        context.close().catch(() => {}); // can hang on a plain server, too
+        await new Promise((resolve) => setTimeout(resolve, 500));
+      }
+      await client.close();
+      assert.deepEqual(seen, []);
+      server.defaultContext.context.off('page', onPage);
     });
 
     it('clears the default context', async () => {
