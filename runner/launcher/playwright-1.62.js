@@ -27,6 +27,8 @@ const FOLLOW_REAL_TIME = `(() => {
   controller.setSystemTime(builtins.Date.now());
   controller.resume();
 })()`;
+/** Calls that install Playwright's recorder in all pages of a context, from which nothing removes it. */
+const RECORDER_METHODS = new Set(['enableRecorder', 'pickLocator']);
 /** Calls with the name of a trace. */
 const TRACE_METHODS = new Set(['tracingStart', 'tracingStartChunk']);
 
@@ -297,6 +299,11 @@ class Connection {
         }
         await defaultContext.replaceLastPage(message.guid);
       }
+      if (RECORDER_METHODS.has(message.method) && this._isInDefaultContext(message.guid)) {
+        const error = { name: 'Error', message: 'not available in the initial page: use a context of your own' };
+        dispatcherConnection.onmessage({ id: message.id, error: { error } });
+        return;
+      }
       if (TRACE_METHODS.has(message.method) && typeof message.params?.name === 'string') {
         // Names of traces are file names in a directory that all clients share.
         message.params.name = `${this._id}-${message.params.name.replace(/[^\w.-]/g, '_')}`;
@@ -307,6 +314,12 @@ class Connection {
       this._pending.delete(message.id);
       return onmessage(message);
     };
+  }
+
+  _isInDefaultContext(guid) {
+    const object = this._connection._dispatcherConnection._dispatcherByGuid.get(guid)?._object;
+    const { context } = this._server.defaultContext;
+    return object === context || object?.browserContext === context;
   }
 
   _noteWait({ waitId, phase }) {

@@ -305,6 +305,14 @@ for (const packageName of ['playwright-core', 'playwright-core-1.64']) {
       await server.defaultContext.ping();
     });
 
+    it('does not install the recorder in the initial page', async () => {
+      const holder = await connectHolder();
+      const [initial] = holder.contexts()[0].pages();
+      await assert.rejects(initial.pickLocator(), /use a context of your own/);
+      const picking = (await holder.newPage()).pickLocator();
+      await Promise.all([assert.rejects(picking), holder.close()]);
+    });
+
     it('undoes the settings of a holder, and keeps document, cookies and storage', async () => {
       await server.defaultContext.open(PAGE, 'load');
       const holder = await connectHolder();
