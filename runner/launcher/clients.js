@@ -72,12 +72,13 @@ class Clients {
     connection.beforeInitialized(async () => {
       await client.cleanedUp;
       if (client.connection !== connection) return;
+      if (this._holder === client) {
+        await this._undone;
+        if (page === 'new') await this._server.defaultContext.clear();
+        else await this._server.defaultContext.replaceCrashedPages();
+        connection.showDefaultContext(() => this._releasePage(client));
+      }
       for (const context of client.contexts.splice(0)) await connection.giveContext(context);
-      if (this._holder !== client) return;
-      await this._undone;
-      if (page === 'new') await this._server.defaultContext.clear();
-      else await this._server.defaultContext.replaceCrashedPages();
-      connection.showDefaultContext(() => this._releasePage(client));
     });
     connection.onClose((code) => this._disconnect(client, connection, code));
   }

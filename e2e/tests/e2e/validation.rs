@@ -86,6 +86,8 @@ fn rejects_invalid_sessions() {
             (json!({ "maxLifetimeSeconds": 604_801 }), &["spec.maxLifetimeSeconds", "less than or equal to 604800"]),
             (json!({ "queueTimeoutSeconds": -1 }), &["spec.queueTimeoutSeconds", "greater than or equal to 0"]),
             (json!({ "queueTimeoutSeconds": 86_401 }), &["spec.queueTimeoutSeconds", "less than or equal to 86400"]),
+            (json!({ "reconnectGraceSeconds": -1 }), &["spec.reconnectGraceSeconds", "greater than or equal to 0"]),
+            (json!({ "reconnectGraceSeconds": 3601 }), &["spec.reconnectGraceSeconds", "less than or equal to 3600"]),
             (json!({ "ttlSecondsAfterFinished": -1 }), &["spec.ttlSecondsAfterFinished", "greater than or equal to 0"]),
             (
                 json!({ "ttlSecondsAfterFinished": 604_801 }),
@@ -159,8 +161,8 @@ fn rejects_changes_of_immutable_session_fields() {
                 json!({ "queueTimeoutSeconds": 1 }),
                 &["spec.queueTimeoutSeconds", "delete the session to stop waiting"],
             ),
+            ("full", json!({ "reconnectGraceSeconds": 1 }), &["spec.reconnectGraceSeconds", "create another session"]),
             (
-                "full",
                 json!({ "ttlSecondsAfterFinished": 1 }),
                 &["spec.ttlSecondsAfterFinished", "delete the session when you no longer need it"],
             ),
@@ -397,7 +399,10 @@ fn fills_in_defaults() {
                 api(&ns, kind).patch("good", &apply(true), &Patch::Apply(manifest(kind, "good", &spec))).await?;
             Ok(accepted.data["spec"].clone())
         };
-        let session = json!({ "priority": 0, "queueTimeoutSeconds": 300, "ttlSecondsAfterFinished": 300, "startUrlWait": "Load" });
+        let session = json!({
+            "priority": 0, "queueTimeoutSeconds": 300, "ttlSecondsAfterFinished": 300, "reconnectGraceSeconds": 60,
+            "startUrlWait": "Load",
+        });
         ensure!(accepted("BrowserSession", json!({})).await? == session, "an empty session has unexpected defaults");
         ensure!(
             accepted("BrowserSession", session.clone()).await? == session,
@@ -422,8 +427,8 @@ fn fills_in_defaults() {
         ensure!(shown == all, "explicit defaults of a pool become {shown}");
         // The limits of every range and the values of every enum.
         for spec in [
-            json!({ "idleTimeoutSeconds": 30, "maxLifetimeSeconds": 60, "queueTimeoutSeconds": 0, "ttlSecondsAfterFinished": 0, "engine": "Camoufox", "display": "Headless", "startUrlWait": "None", "startUrl": "HTTPS://example.org/?q#f" }),
-            json!({ "idleTimeoutSeconds": 86_400, "maxLifetimeSeconds": 604_800, "queueTimeoutSeconds": 86_400, "ttlSecondsAfterFinished": 604_800, "engine": "Firefox", "display": "Headful", "startUrlWait": "DomContentLoaded", "startUrl": "data:text/html,<p>" }),
+            json!({ "idleTimeoutSeconds": 30, "maxLifetimeSeconds": 60, "queueTimeoutSeconds": 0, "ttlSecondsAfterFinished": 0, "reconnectGraceSeconds": 0, "engine": "Camoufox", "display": "Headless", "startUrlWait": "None", "startUrl": "HTTPS://example.org/?q#f" }),
+            json!({ "idleTimeoutSeconds": 86_400, "maxLifetimeSeconds": 604_800, "queueTimeoutSeconds": 86_400, "ttlSecondsAfterFinished": 604_800, "reconnectGraceSeconds": 3600, "engine": "Firefox", "display": "Headful", "startUrlWait": "DomContentLoaded", "startUrl": "data:text/html,<p>" }),
             json!({ "poolRef": { "name": long(50), "namespace": long(63) }, "display": "LiveView", "startUrl": "about:blank", "priority": 1000, "tenant": "team-a" }),
         ] {
             accepted("BrowserSession", spec.clone()).await.with_context(|| spec.to_string())?;

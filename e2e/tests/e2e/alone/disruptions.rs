@@ -128,7 +128,8 @@ async fn pause_leaders(ns: &TestNamespace) -> Result<()> {
     let history = History::watch(ns.api()).await?;
     let live = ns.ready_session(json!({})).await?;
     let mut client = NodeClient::start(ns, &live).await?;
-    client.run("await retryWhileUnavailable(connect); await page.evaluate(() => { window.kept = 'kept' })").await?;
+    let connect = "await retryWhileUnavailable(() => connect('&client=worker'))";
+    client.run(&format!("{connect}; await page.evaluate(() => {{ window.kept = 'kept' }})")).await?;
     for round in 0..rounds() {
         ns.warm_pool_with_sessions("pool", 1).await?;
         let name = wait_for_object(&leases, OPERATOR, "to be held", |lease| holder(lease).is_some()).await?;
@@ -157,7 +158,7 @@ async fn pause_leaders(ns: &TestNamespace) -> Result<()> {
         for session in &sessions {
             session.wait_until_ready().await.context("a session ended when the former leader resumed")?;
         }
-        let kept = client.run("await retryWhileUnavailable(connect); return page.evaluate(() => window.kept)").await?;
+        let kept = client.run(&format!("{connect}; return page.evaluate(() => window.kept)")).await?;
         ensure!(kept == "kept", "round {round}: the page of the running session lost its state");
         let uids: Vec<_> = sessions.iter().map(|session| session.uid.clone()).collect();
         history.ensure_each_was_ready_once(&uids).with_context(|| format!("round {round}"))?;
