@@ -163,6 +163,7 @@ fn rejects_changes_of_immutable_session_fields() {
             ),
             ("full", json!({ "reconnectGraceSeconds": 1 }), &["spec.reconnectGraceSeconds", "create another session"]),
             (
+                "full",
                 json!({ "ttlSecondsAfterFinished": 1 }),
                 &["spec.ttlSecondsAfterFinished", "delete the session when you no longer need it"],
             ),

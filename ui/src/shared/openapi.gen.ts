@@ -237,6 +237,11 @@ export interface components {
              */
             max_lifetime_seconds?: number | null;
             /**
+             * Format: int32
+             * @description The contexts of a lost client with a name are kept for this many seconds. If omitted, 60.
+             */
+            reconnect_grace_seconds?: number | null;
+            /**
              * @description Page to open when the session becomes Ready, which does not wait for the page: an http, https or data URL, or
              *     about:blank. `https://` is added to a bare host.
              */
@@ -412,6 +417,11 @@ export interface components {
             ready_at?: string | null;
             /** @description Reason of the condition `Ready`, for programs. */
             reason?: string | null;
+            /**
+             * Format: int32
+             * @description For how many seconds the contexts of a lost client with a name are kept.
+             */
+            reconnect_grace_seconds: number;
             /** @description Name of the runner pod that serves the session. */
             runner?: string | null;
             start_page?: components["schemas"]["StartPage"] | null;
@@ -1223,6 +1233,15 @@ export interface operations {
                 };
                 content?: never;
             };
+            /** @description A query parameter or header is invalid */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1240,6 +1259,15 @@ export interface operations {
                 };
             };
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Another client holds the initial page */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -15,6 +15,7 @@ export function testSession(id: string, changes: Partial<Session> = {}): Session
     labels: {},
     clients: 0,
     idle_ttl_seconds: 300,
+    reconnect_grace_seconds: 60,
     ws_endpoint: `/api/sessions/camoufox/${id}/ws`,
     ws_url: `ws://127.0.0.1/api/sessions/camoufox/${id}/ws`,
     vnc_enabled: false,
