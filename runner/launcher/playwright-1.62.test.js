@@ -391,13 +391,15 @@ for (const packageName of ['playwright-core', 'playwright-core-1.64']) {
       const seen = [];
       const onPage = (page) => seen.push(page);
       server.defaultContext.context.on('page', onPage);
-      for (let round = 0; round < 4; round++) {
-        const context = await client.newContext();
-        const page = await context.newPage();
+      // The windows are opened beforehand, because Firefox sometimes fails to open two at the same moment.
+      const pages = [];
+      for (let count = 0; count < 4; count++) pages.push(await client.newPage());
+      for (const page of pages) {
+        const popup = page.waitForEvent('popup');
         await page.evaluate(() => void setInterval(() => window.open('about:blank', '_blank', 'width=300,height=200'), 60));
-        await page.waitForTimeout(150 + 50 * round);
-        context.close().catch(() => {}); // can hang on a plain server, too
-        await new Promise((resolve) => setTimeout(resolve, 500));
+        await popup;
+        page.context().close().catch(() => {}); // can hang on a plain server, too
+        await new Promise((resolve) => setTimeout(resolve, 500)); // for popups, of which no event tells
       }
       await client.close();
       assert.deepEqual(seen, []);
