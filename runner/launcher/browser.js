@@ -185,7 +185,7 @@ class Browser {
     return this._server.defaultContext.ping();
   }
 
-  /** Whether a client waits for the response to a call, or a download grows. */
+  /** Whether a client waits for a response or an event, or a download grows. */
   isBusy() {
     return this._server.isBusy();
   }

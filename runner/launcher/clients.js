@@ -78,7 +78,7 @@ class Clients {
         else await this._server.defaultContext.replaceCrashedPages();
         connection.showDefaultContext(() => this._releasePage(client));
       }
-      for (const context of client.contexts.splice(0)) await connection.giveContext(context);
+      for (const context of client.contexts.splice(0)) connection.giveContext(context);
     });
     connection.onClose((code) => this._disconnect(client, connection, code));
   }

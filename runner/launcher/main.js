@@ -8,7 +8,7 @@
 // Further events on stdout:
 //   {"event":"ready","version":V,"browserPid":P}
 //   {"event":"failed","message":M}            the launch failed; the process exits
-//   {"event":"active"}                        a client waits for a response, or a download grows; every few seconds
+//   {"event":"active"}                        a client waits (see `Browser.isBusy`); every few seconds
 //   {"event":"exited","code":C,"signal":S,"lost":L,"output":[...]}
 //                                             the browser exited unexpectedly, after these lines, or was killed because
 //                                             Playwright had lost its connection to it (`lost`); the process exits

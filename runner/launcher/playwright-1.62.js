@@ -114,7 +114,7 @@ class Server {
     };
   }
 
-  /** Whether a client waits for the response to a call, or a download grows. */
+  /** Whether a client waits for a response or an event, or a download grows. */
   isBusy() {
     const grown = this._downloadsHaveGrown();
     return grown || [...this._connections].some((connection) => connection.hasPendingCalls());
@@ -222,9 +222,9 @@ class Connection {
   }
 
   /** Gives a context to the client, as if it had created it. */
-  async giveContext(context) {
+  giveContext(context) {
     if (context.isClosingOrClosed()) return;
-    await releaseHeld(context, this._server.progress);
+    releaseHeld(context, this._server.progress).catch(() => {}); // not awaited, because a page can hang
     const contexts = this._browserDispatcher._isolatedContexts;
     contexts.add(context);
     context.once('close', () => contexts.delete(context));

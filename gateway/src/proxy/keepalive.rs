@@ -1,4 +1,4 @@
-//! Decides when to ping a client, and when a client is lost. Pure: the caller supplies the time.
+//! Decides when to ping a client, and when a Ping counts as unanswered. Pure: the caller supplies the time.
 //!
 //! Load balancers close idle connections, often after 60 s, and an idle Playwright client sends nothing. The gateway
 //! therefore pings a client when one direction was idle for a while. The client's Pong shows that it is alive.
@@ -11,8 +11,7 @@ use tokio::time::Instant;
 
 /// A client is pinged when one direction was idle for this long.
 pub const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// A client that sends nothing for this long after a Ping is lost. With [`PING_INTERVAL`], that is 60 s after its last
-/// byte.
+/// A Ping counts as unanswered after this long. With [`PING_INTERVAL`], that is 60 s after the client's last byte.
 pub const PONG_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The keepalive of one client's connection.
@@ -33,7 +32,7 @@ pub enum Ping {
     NotBefore(Instant),
     /// Yes. Send it now, or as soon as it fits between two frames.
     Due,
-    /// The last Ping was not answered, so the client is lost.
+    /// The last Ping was not answered: a viewer is lost, and a Playwright client is pinged again.
     Unanswered,
 }
 
@@ -105,7 +104,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_silent_connection_is_pinged_after_20_s_and_lost_after_60() {
+    fn a_silent_connection_is_pinged_after_20_s_and_unanswered_after_60() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(start);
         assert_eq!(keepalive.next_ping(start + 19 * SECOND), Ping::NotBefore(start + 20 * SECOND));

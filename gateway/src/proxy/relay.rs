@@ -5,8 +5,8 @@
 //! only when it is empty, so memory is constant and a slow reader slows down its writer.
 //!
 //! The way a connection ends matters, because the runner distinguishes two cases. When a client is *lost*, which means
-//! that its connection ends without a Close frame, the runner keeps its pages for a while. When the client *closes*
-//! the connection, the runner closes its pages at once. Therefore:
+//! that its connection ends without a Close frame, the runner keeps its contexts for a while, if the client has a name.
+//! When the client *closes* the connection, the runner closes its contexts at once. Therefore:
 //! - A Close frame of either side is forwarded with its code, like any other frame. Only a Close frame of the runner
 //!   with the code 1001 is withheld for up to 2 s, because the Playwright server sends it at the end of every session,
 //!   before the watch delivers the reason of the end, which the client gets instead.

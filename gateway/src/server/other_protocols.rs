@@ -12,10 +12,10 @@ use http::StatusCode;
 use hyper::ext::ReasonPhrase;
 use serde_json::json;
 
-/// What the clients should use.
+/// Message of the errors.
 const MESSAGE: &str =
     "this is a Playwright server: connect with Playwright's firefox.connect() to /ws/<namespace>/<name>";
-/// The same in the status line, because Puppeteer shows only that.
+/// Reason phrase of the status line, which is all that Puppeteer shows.
 const REASON: &[u8] = b"Not Found (this is a Playwright server: use its firefox.connect)";
 
 /// Routes that the libraries derive from a session's URL or from the gateway's.

@@ -219,7 +219,7 @@ enum LauncherEvent {
         error: Option<String>,
     },
     Pong,
-    /// A client waits for the response to a call, or a download grows.
+    /// A client waits for a response or an event, or a download grows.
     Active,
 }
 
