@@ -6,7 +6,7 @@ use camofleet_gateway::{
     cache::session::FinishedReason,
     cache::sessions::SessionEnd,
     metrics::{Outcome, Traffic},
-    proxy::relay::{CloseReason, Side, relay},
+    proxy::relay::{CloseReason, relay},
 };
 use futures::{SinkExt, StreamExt};
 use proptest::prelude::*;
@@ -30,6 +30,7 @@ struct RelayFixture {
     client: DuplexStream,
     runner: DuplexStream,
     closing: oneshot::Sender<CloseReason>,
+    client_death: oneshot::Sender<()>,
     outcome: JoinHandle<Outcome>,
 }
 
@@ -41,20 +42,20 @@ fn start_relay_with_buffer(buffer: usize) -> RelayFixture {
     let (client, client_peer) = duplex(buffer);
     let (runner, runner_peer) = duplex(buffer);
     let (closing, closed) = oneshot::channel();
+    let (client_death, client_died) = oneshot::channel();
     let outcome = tokio::spawn(async move {
-        let side = |stream| {
-            let (read, write) = split(stream);
-            Side { read, write }
-        };
-        let closed = async {
-            match closed.await {
-                Ok(closing) => closing,
-                Err(_) => std::future::pending().await,
-            }
-        };
-        relay(side(client_peer), side(runner_peer), closed, &Traffic::default()).await
+        let (closed, client_died) = (sent(closed), sent(client_died));
+        relay(split(client_peer).into(), split(runner_peer).into(), closed, client_died, &Traffic::default()).await
     });
-    RelayFixture { client, runner, closing, outcome }
+    RelayFixture { client, runner, closing, client_death, outcome }
+}
+
+/// Resolves to the value that is sent, if one is.
+async fn sent<T>(receiver: oneshot::Receiver<T>) -> T {
+    match receiver.await {
+        Ok(value) => value,
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// Encodes a frame (RFC 6455 section 5.2), masked like a client's if `mask` is set.
@@ -230,18 +231,41 @@ async fn inserts_a_ping_before_an_incomplete_second_frame() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drops_a_client_that_reads_nothing() {
-    let start = Instant::now();
-    let RelayFixture { client, mut runner, outcome, .. } = start_relay_with_buffer(100);
-    runner.write_all(&frame(2, false, &[0; 1000])).await.unwrap_err();
+async fn waits_for_a_client_that_reads_nothing_until_it_dies() {
+    let frames: Vec<_> = (0..100).map(|number| frame(2, false, &[number; 100])).collect();
+    let paused = || {
+        let RelayFixture { client, mut runner, client_death, outcome, .. } = start_relay_with_buffer(100);
+        let frames = frames.clone();
+        let runner = tokio::spawn(async move {
+            let written = runner.write_all(&frames.concat()).await;
+            (runner, written)
+        });
+        (client, runner, client_death, outcome)
+    };
+
+    let (mut client, runner, _client_death, outcome) = paused();
+    advance(3600 * SECOND).await;
+    for frame in &frames {
+        expect(&mut client, frame).await;
+    }
+    let (mut runner, written) = runner.await.unwrap();
+    written.unwrap();
+    client.write_all(&close(true, 1000, "")).await.unwrap();
+    expect(&mut runner, &close(true, 1000, "")).await;
+    drop(runner);
+    assert_eq!(outcome.await.unwrap(), Outcome::ClientClosed);
+
+    let (client, runner, client_death, outcome) = paused();
+    advance(3600 * SECOND).await;
+    client_death.send(()).unwrap();
     assert_eq!(outcome.await.unwrap(), Outcome::ClientLost);
-    assert_eq!(start.elapsed().as_secs(), 30);
+    runner.await.unwrap().1.unwrap_err();
     drop(client);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_sends_a_close_frame_to_the_client_only() {
-    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
+    let RelayFixture { mut client, mut runner, closing, outcome, .. } = start_relay();
     closing.send(CloseReason::Drain).unwrap();
     let close_frame = close(false, 1001, "the gateway is shutting down; connect again");
     expect(&mut client, &close_frame).await;
@@ -255,7 +279,7 @@ async fn a_drain_sends_a_close_frame_to_the_client_only() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_completes_the_current_frame_before_closing() {
-    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
+    let RelayFixture { mut client, mut runner, closing, outcome, .. } = start_relay();
     let (whole, next) = (frame(2, false, &[1; 200]), frame(1, false, b"next"));
     runner.write_all(&whole[..50]).await.unwrap();
     expect(&mut client, &whole[..50]).await;
@@ -271,7 +295,7 @@ async fn a_drain_completes_the_current_frame_before_closing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_times_out_waiting_for_the_end_of_a_frame() {
-    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
+    let RelayFixture { mut client, mut runner, closing, outcome, .. } = start_relay();
     let whole = frame(2, false, &[1; 200]);
     runner.write_all(&whole[..50]).await.unwrap();
     expect(&mut client, &whole[..50]).await;
@@ -285,7 +309,7 @@ async fn a_drain_times_out_waiting_for_the_end_of_a_frame() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_sends_nothing_after_its_token_is_revoked() {
-    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay_with_buffer(100);
+    let RelayFixture { mut client, mut runner, closing, outcome, .. } = start_relay_with_buffer(100);
     // More bytes than the client's buffer holds, so the relay blocks while it writes them.
     runner.write_all(&frame(2, false, &[0; 1000])[..300]).await.unwrap();
     settle().await;
@@ -301,7 +325,7 @@ async fn a_client_that_does_not_read_sends_nothing_after_its_token_is_revoked() 
 
 #[tokio::test(start_paused = true)]
 async fn closes_with_the_reason_when_the_session_ends() {
-    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
+    let RelayFixture { mut client, mut runner, closing, outcome, .. } = start_relay();
     let finish = FinishedReason { reason: "IdleTimeout".into(), message: "nothing for 30 s".into() };
     closing.send(CloseReason::Session(SessionEnd::Finished(finish))).unwrap();
     expect(&mut client, &close(false, 1001, "the session has ended: IdleTimeout: nothing for 30 s")).await;
@@ -313,7 +337,7 @@ async fn closes_with_the_reason_when_the_session_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn waits_for_the_clients_close_frame_when_the_session_ends_meanwhile() {
-    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
+    let RelayFixture { mut client, mut runner, closing, outcome, .. } = start_relay();
     let (close_frame, answer) = (close(false, 1000, "closed by the server"), close(true, 1000, ""));
     runner.write_all(&close_frame).await.unwrap();
     expect(&mut client, &close_frame).await;
@@ -329,7 +353,7 @@ async fn waits_for_the_clients_close_frame_when_the_session_ends_meanwhile() {
 
 #[tokio::test(start_paused = true)]
 async fn replaces_the_runners_1001_with_the_end_reason() {
-    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
+    let RelayFixture { mut client, mut runner, closing, outcome, .. } = start_relay();
     let last = frame(1, false, b"last words");
     runner.write_all(&[&last[..], &close(false, 1001, "Browser closed")].concat()).await.unwrap();
     expect(&mut client, &last).await;
@@ -344,7 +368,7 @@ async fn replaces_the_runners_1001_with_the_end_reason() {
 #[tokio::test(start_paused = true)]
 async fn forwards_the_runners_1001_if_no_end_reason_arrives() {
     let start = Instant::now();
-    let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
+    let RelayFixture { mut client, mut runner, closing, outcome, .. } = start_relay();
     runner.write_all(&close(false, 1001, "Browser closed")).await.unwrap();
     expect(&mut client, &close(false, 1001, "Browser closed")).await;
     assert_eq!(start.elapsed().as_secs(), 2);
@@ -355,7 +379,7 @@ async fn forwards_the_runners_1001_if_no_end_reason_arrives() {
 
 #[tokio::test(start_paused = true)]
 async fn waits_for_the_end_reason_when_the_runner_disconnects_first() {
-    let RelayFixture { mut client, runner, closing, outcome } = start_relay();
+    let RelayFixture { mut client, runner, closing, outcome, .. } = start_relay();
     drop(runner);
     advance(SECOND).await;
     closing.send(CloseReason::Session(SessionEnd::Deleted)).unwrap();
@@ -366,7 +390,7 @@ async fn waits_for_the_end_reason_when_the_runner_disconnects_first() {
 
 #[tokio::test(start_paused = true)]
 async fn closes_with_1011_when_the_runner_is_lost() {
-    let RelayFixture { mut client, runner, outcome, closing } = start_relay();
+    let RelayFixture { mut client, runner, outcome, closing, .. } = start_relay();
     drop(runner);
     expect(&mut client, &close(false, 1011, "the connection to the session's runner was lost; connect again")).await;
     expect_end(&mut client).await;
@@ -376,7 +400,7 @@ async fn closes_with_1011_when_the_runner_is_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn sends_no_close_frame_inside_an_unfinished_frame() {
-    let RelayFixture { mut client, mut runner, outcome, closing } = start_relay();
+    let RelayFixture { mut client, mut runner, outcome, closing, .. } = start_relay();
     runner.write_all(&frame(2, false, &[1; 200])[..50]).await.unwrap();
     drop(runner);
     expect(&mut client, &frame(2, false, &[1; 200])[..50]).await;
@@ -438,7 +462,7 @@ proptest! {
         at.sort_unstable();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let received = runtime.block_on(async {
-            let RelayFixture { mut client, mut runner, closing, outcome } = start_relay();
+            let RelayFixture { mut client, mut runner, closing, outcome, .. } = start_relay();
             for part in at.windows(2) {
                 runner.write_all(&stream[part[0]..part[1]]).await.unwrap();
                 settle().await;

@@ -16,6 +16,8 @@ const path = require('node:path');
 
 /** Largest message from a client, in bytes. Playwright's clients accept as much; its server's default is 100 MiB. */
 const MAX_PAYLOAD = 256 << 20;
+/** Most bytes that wait for a client that does not read, in addition to one message. */
+const MAX_UNREAD = MAX_PAYLOAD;
 /** Debian's ffmpeg, in the runner's image. */
 const FFMPEG = '/usr/bin/ffmpeg';
 /** Firefox shows this page in place of a page whose content process has crashed. */
@@ -312,6 +314,9 @@ class Connection {
     };
     dispatcherConnection.onmessage = (message) => {
       this._pending.delete(message.id);
+      if (this._socket.bufferedAmount > MAX_UNREAD) {
+        this.close(1008, `the client does not read: more than ${MAX_UNREAD >> 20} MiB wait for it`);
+      }
       return onmessage(message);
     };
   }

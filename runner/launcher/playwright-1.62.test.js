@@ -93,6 +93,15 @@ for (const packageName of ['playwright-core', 'playwright-core-1.64']) {
       fs.rmSync(directory, { recursive: true, force: true, maxRetries: 5 });
     });
 
+    it('disconnects a client that does not read when too much waits for it', async () => {
+      const client = await connect();
+      const page = await client.newPage();
+      const [socket] = accepted.slice(-1).map((connection) => connection._socket);
+      assert.equal(socket.bufferedAmount, 0);
+      Object.defineProperty(socket, 'bufferedAmount', { value: 257 << 20 });
+      await assert.rejects(page.evaluate(() => new Promise(() => console.log('more'))), /does not read: more than 256 MiB/);
+    });
+
     it('shows a client only its own contexts', async () => {
       const [one, other] = [await connect(), await connect()];
       assert.deepEqual([one.contexts().length, other.contexts().length], [0, 0]);

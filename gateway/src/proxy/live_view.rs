@@ -28,6 +28,7 @@ use axum::{
 use bytes::BytesMut;
 use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::RunnerRef;
+use camofleet_runtime::tcp;
 use futures::{Sink, SinkExt, Stream, StreamExt};
 use http::{
     HeaderMap, HeaderValue, StatusCode,
@@ -122,7 +123,7 @@ async fn relay_view(
         let reporter = ActivityReporter { gateway, uid: session.uid(), runner: &runner, scope: access.scope() };
         relay(
             client,
-            runner_client::into_side(display),
+            tcp::split(display).into(),
             mode,
             upstream::close_reason(gateway, &access, &mut session),
             reporter,

@@ -4,10 +4,11 @@ use crate::{
     auth::extract::{Handshake, MayConnect, SessionAccess, Upgrading},
     cache::sessions::SessionWatch,
     error::ApiError,
+    metrics::Outcome,
     proxy::{
         client_options::Options,
-        relay::relay,
-        runner_client::{self, Service},
+        relay::{Side, relay},
+        runner_client::Service,
         upstream::{self, Upstream},
     },
     state::Gateway,
@@ -16,6 +17,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use camofleet_runtime::tcp;
 use http::StatusCode;
 use hyper::upgrade::OnUpgrade;
 use std::sync::Arc;
@@ -49,9 +51,11 @@ async fn relay_both(
     client: Upgrading,
     runner: OnUpgrade,
 ) {
-    upstream::relay_until_closed(&gateway, client, runner, |client, runner| {
+    upstream::relay_until_closed(&gateway, client, runner, async |client, runner| {
+        let (client, runner) = (Side::from(tcp::split(client)), Side::from(tcp::split(runner)));
+        let Ok(client_death) = tcp::peer_death(client.write.as_ref()) else { return Outcome::ClientLost };
         let closing = upstream::close_reason(&gateway, &access, &mut session);
-        relay(runner_client::into_side(client), runner_client::into_side(runner), closing, gateway.metrics.traffic())
+        relay(client, runner, closing, client_death, gateway.metrics.traffic()).await
     })
     .await;
 }

@@ -42,7 +42,7 @@ use tokio::{
 
 /// Size of the buffer of each direction.
 const BUFFER: usize = 64 << 10;
-/// A side that does not accept one buffer within this time is stuck.
+/// A runner that does not accept one buffer within this time is stuck.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long to wait for the Close frame of the other side after one side's Close frame was forwarded.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,7 +54,7 @@ const GOING_AWAY: u16 = 1001;
 /// How long to wait for the reason of a session's end. A runner closes the connections of a session before the watch
 /// delivers the reason.
 pub const END_REASON_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the client has to close its side after the gateway's last byte. Closing the socket while it has unread
+/// How long the client has to accept the gateway's Close frame, and to close its side after the gateway's last byte. Closing the socket while it has unread
 /// bytes would reset the connection, and the client could lose the Close frame.
 const CLIENT_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -64,6 +64,12 @@ pub struct Side<R, W> {
     pub read: R,
     /// The write half.
     pub write: W,
+}
+
+impl<R, W> From<(R, W)> for Side<R, W> {
+    fn from((read, write): (R, W)) -> Self {
+        Self { read, write }
+    }
 }
 
 /// Why the gateway itself closes a connection.
@@ -83,12 +89,13 @@ struct Close {
     reason: String,
 }
 
-/// Relays both directions until one side ends the connection or `closing` resolves. The runner's side is dropped before
-/// the client's.
+/// Relays both directions until one side ends the connection, `closing` resolves, or `client_death` does. The runner's
+/// side is dropped before the client's. A client that reads nothing but is alive, as in a debugger, stops the relay.
 pub async fn relay<CR, CW, RR, RW>(
     client: Side<CR, CW>,
     runner: Side<RR, RW>,
     closing: impl Future<Output = CloseReason>,
+    client_death: impl Future<Output = ()>,
     traffic: &Traffic,
 ) -> Outcome
 where
@@ -108,7 +115,12 @@ where
         let runner_has_closed = AtomicBool::new(false);
         let down = pin!(to_client.copy_from(&mut from_runner, &last_seen, closing.clone()));
         let up = pin!(async {
-            let copying = pin!(copy_to_runner(&mut from_client, &mut to_runner, &last_seen, traffic));
+            let copying = pin!(async {
+                tokio::select! {
+                    end = copy_to_runner(&mut from_client, &mut to_runner, &last_seen, traffic) => end,
+                    () = client_death => End::ClientLost,
+                }
+            });
             // `closing` is polled first: once it resolves, nothing more from the client must reach the runner.
             match select(closing.clone(), copying).await {
                 // The client still has to answer the runner's Close frame.
@@ -159,7 +171,7 @@ where
 enum End {
     /// The client's Close frame was forwarded.
     ClientClosed,
-    /// The client disconnected without a Close frame, is dead, or is stuck.
+    /// The client disconnected without a Close frame, or is dead.
     ClientLost,
     /// The client sent an invalid frame.
     InvalidClientFrame(FrameError),
@@ -278,7 +290,7 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
     async fn write(&mut self, range: std::ops::Range<usize>, ends_a_frame: bool) -> io::Result<()> {
         if !range.is_empty() {
             self.between_frames = false;
-            send(&mut self.client, &self.buffer[range]).await?;
+            self.client.write_all(&self.buffer[range]).await?;
             self.keepalive.sent(Instant::now());
         }
         self.between_frames = ends_a_frame;
@@ -287,7 +299,7 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
 
     async fn ping(&mut self) -> io::Result<()> {
         self.between_frames = false;
-        send(&mut self.client, &close_frame::PING).await?;
+        self.client.write_all(&close_frame::PING).await?;
         self.between_frames = true;
         self.keepalive.pinged(Instant::now());
         Ok(())
@@ -296,7 +308,8 @@ impl<'a, W: AsyncWrite + Unpin> ToClient<'a, W> {
     /// Sends the Close frame, if the stream is at a frame boundary, and shuts down the write half.
     async fn finish(&mut self, close: Option<Close>) {
         if let Some(Close { code, reason }) = close.filter(|_| self.between_frames) {
-            let _ = send(&mut self.client, &close_frame::close(code, &reason)).await;
+            let frame = close_frame::close(code, &reason);
+            let _ = timeout(CLIENT_CLOSE_TIMEOUT, self.client.write_all(&frame)).await;
         }
         let _ = timeout(CLIENT_CLOSE_TIMEOUT, self.client.shutdown()).await;
     }
@@ -319,7 +332,7 @@ async fn copy_to_runner(
             Err(error) => return End::InvalidClientFrame(error),
         };
         traffic.to_runner(length);
-        if send(runner, &buffer[..length]).await.is_err() {
+        if !matches!(timeout(WRITE_DEADLINE, runner.write_all(&buffer[..length])).await, Ok(Ok(()))) {
             return End::RunnerLost;
         }
         last_seen.update(Instant::now());
@@ -327,10 +340,6 @@ async fn copy_to_runner(
             return End::ClientClosed;
         }
     }
-}
-
-async fn send(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
-    timeout(WRITE_DEADLINE, to.write_all(bytes)).await.map_err(io::Error::other)?
 }
 
 impl CloseReason {

@@ -1,7 +1,6 @@
 //! Client of the runner's API. Each request uses its own HTTP/1.1 connection, which can be upgraded to WebSocket or
 //! RFB.
 
-use crate::proxy::relay::Side;
 use axum::body::Bytes;
 use camofleet_runner_api::{ClientOptions, SessionReport};
 use camofleet_runtime::tcp;
@@ -13,14 +12,10 @@ use http::{
     },
 };
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{body::Incoming, client::conn::http1, upgrade::Upgraded};
+use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use std::{io, time::Duration};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt},
-    net::{TcpStream, tcp::OwnedWriteHalf},
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 use tracing::Instrument;
 
 /// Timeout of the TCP connection. The runner is in the same cluster.
@@ -213,13 +208,4 @@ fn select_headers<'a>(
     names: &'a [HeaderName],
 ) -> impl Iterator<Item = (HeaderName, HeaderValue)> + 'a {
     names.iter().flat_map(|name| headers.get_all(name).iter().map(move |value| (name.clone(), value.clone())))
-}
-
-/// Splits the TCP connection of an upgraded HTTP connection. Bytes that were already read come first.
-pub fn into_side(upgraded: Upgraded) -> Side<impl AsyncRead + Unpin, OwnedWriteHalf> {
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>();
-    let parts =
-        parts.expect("both sides use HTTP/1.1 over plain TCP (runner_client.rs, the server in camofleet-runtime)");
-    let (read, write) = parts.io.into_inner().into_split();
-    Side { read: io::Cursor::new(parts.read_buf).chain(read), write }
 }

@@ -23,7 +23,8 @@ use axum::{
 use camofleet_auth::token::Scope;
 use camofleet_crds::v1alpha1::Display;
 use camofleet_runner_api::{ClientName, ClientOptions, ErrorReason, ErrorResponse, InitialPage, frames::FrameScanner};
-use camofleet_runtime::server::ConnectionHandle;
+use camofleet_runtime::{server::ConnectionHandle, tcp};
+use futures::future::select;
 use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -34,7 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, join},
     net::UnixStream,
     time::timeout,
 };
@@ -116,11 +117,15 @@ pub(crate) async fn playwright(
         let _guards = (connection, permit);
         if let Ok((client, server)) = tokio::try_join!(client, server) {
             let connected_client = ConnectedClient::connect(runner, stack);
-            let (client, server) = (TokioIo::new(client), TokioIo::new(server));
-            relay(client, server, endpoints.closed, |client_reader, server_writer| {
-                copy_client_frames(client_reader, server_writer, connected_client)
-            })
-            .await;
+            let (reader, writer) = tcp::split(client);
+            // The gateway stops reading while its client is paused.
+            if let Ok(gateway_death) = tcp::peer_death(writer.as_ref()) {
+                let (client, server) = (join(reader, writer), TokioIo::new(server));
+                let relayed = relay(client, server, endpoints.closed, |client_reader, server_writer| {
+                    copy_client_frames(client_reader, server_writer, connected_client)
+                });
+                select(pin!(relayed), pin!(gateway_death)).await;
+            }
         }
         tracing::info!(session = caller.uid, "client disconnected");
     });
