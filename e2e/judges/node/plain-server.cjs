@@ -2,7 +2,7 @@
 //   node plain-server.cjs <path of Firefox>
 'use strict';
 
-const { firefox } = require('playwright-core');
+const { firefox } = require('@playwright/test');
 
 async function main() {
   // The channel makes Playwright use WebDriver BiDi, the protocol of stock Firefox.
