@@ -1,6 +1,7 @@
 """The judge Crawlee for Python: one crawl of the shared tests, and crawls that follow links."""
 
 import asyncio
+import itertools
 import logging
 import traceback
 from collections import Counter
@@ -13,11 +14,13 @@ from crawlee.browsers import BrowserPool, PlaywrightBrowserController, Playwrigh
 from crawlee.crawlers import PlaywrightCrawler, PlaywrightCrawlingContext
 from crawlee.statistics import FinalStatistics
 from crawlee.storage_clients import MemoryStorageClient
-from crawlee.storages import Dataset
+from crawlee.storages import Dataset, RequestQueue
 from judge import ENDPOINT, HEADERS, SITE, report, report_run, sample
 from shared import TESTS, Fixture, run_async
 
 JUDGE = "crawlee-python"
+#: Numbers of the crawlers.
+NUMBERS = itertools.count(1)
 
 
 class RemotePlugin(PlaywrightBrowserPlugin):
@@ -28,12 +31,15 @@ class RemotePlugin(PlaywrightBrowserPlugin):
         return PlaywrightBrowserController(browser, use_incognito_pages=True, header_generator=None)
 
 
-def new_crawler(**options) -> PlaywrightCrawler:
+async def new_crawler(**options) -> PlaywrightCrawler:
     """A crawler with two pages at a time, each in a context of its own."""
+    # Crawlers would otherwise share the default queue, which ignores a URL that an earlier crawler has visited.
+    queue = await RequestQueue.open(alias=f"crawl-{next(NUMBERS)}", storage_client=MemoryStorageClient())
     return PlaywrightCrawler(
         browser_pool=BrowserPool(plugins=[RemotePlugin()]),
         concurrency_settings=ConcurrencySettings(min_concurrency=2, max_concurrency=2, desired_concurrency=2),
         storage_client=MemoryStorageClient(),
+        request_manager=queue,
         use_session_pool=False,
         retry_on_blocked=False,
         request_handler_timeout=timedelta(seconds=60),
@@ -43,7 +49,7 @@ def new_crawler(**options) -> PlaywrightCrawler:
 
 
 async def crawl(urls: list, handler: Callable, **options) -> FinalStatistics:
-    crawler = new_crawler(**options)
+    crawler = await new_crawler(**options)
     crawler.router.default_handler(handler)
     return await crawler.run(urls)
 
@@ -78,7 +84,7 @@ async def visits_once() -> None:
 
 async def routes_by_label() -> None:
     titles = {}
-    crawler = new_crawler()
+    crawler = await new_crawler()
 
     async def handler(context: PlaywrightCrawlingContext) -> None:
         titles[context.request.label] = await context.page.title()
@@ -104,7 +110,7 @@ async def retries() -> None:
 
 async def hooks() -> None:
     received = []
-    crawler = new_crawler()
+    crawler = await new_crawler()
 
     @crawler.pre_navigation_hook
     async def set_header(context) -> None:
@@ -140,7 +146,7 @@ OWN = [
 
 async def crawl_shared(tests: list) -> None:
     by_name = {test.name: test for test in tests}
-    crawler = new_crawler()
+    crawler = await new_crawler()
 
     @crawler.router.default_handler
     async def handler(context: PlaywrightCrawlingContext) -> None:

@@ -1,5 +1,7 @@
 """The judge pytest-playwright: the shared tests, and tests of its fixtures. A docstring is a test's name."""
 
+import json
+
 import pytest
 from judge import SITE, Skip
 from playwright.sync_api import expect
@@ -45,7 +47,7 @@ def test_request(context) -> None:
     response = context.request.post("/echo", data={"from": "request"})
     expect(response).to_be_ok()
     assert response.json()["headers"]["cookie"] == "owner=context"
-    assert response.json()["body"] == '{"from":"request"}'
+    assert json.loads(response.json()["body"]) == {"from": "request"}
 
 
 def test_screenshot(page, output_path, tmp_path) -> None:

@@ -84,21 +84,26 @@ const PAGES = {
   '/popup': () =>
     html(
       'Popup',
-      `<button id="open">open</button> <button id="named">named</button>
+      `<button id="open">open</button> <button id="named">named</button> <button id="close">close</button>
       <a id="blank" href="/popup/child" target="_blank">blank</a>
       <ul id="messages"></ul>`,
       `${LOG}
-      document.querySelector('#open').onclick = () => open('/popup/child', '_blank', 'width=400,height=300');
+      let popup;
+      document.querySelector('#open').onclick = () => {
+        popup = open('/popup/child', '_blank', 'width=400,height=300');
+      };
+      // A click in the popup would fail if the popup closed before Playwright had finished the click.
+      document.querySelector('#close').onclick = () => popup.postMessage('close');
       document.querySelector('#named').onclick = () => open('/popup/child', 'named');
       addEventListener('message', ({ data }) => log(data));`,
     ),
   '/popup/child': () =>
     html(
       'Popup child',
-      '<button id="answer">answer</button> <button id="close">close</button> <output></output>',
+      '<button id="answer">answer</button> <output></output>',
       `document.querySelector('output').value = opener ? 'has an opener' : 'has no opener';
       document.querySelector('#answer').onclick = () => opener.postMessage('answer of the popup');
-      document.querySelector('#close').onclick = () => close();`,
+      addEventListener('message', () => close());`,
     ),
 
   '/basic': ({ request, response }) => {
@@ -375,7 +380,7 @@ const pem = execFileSync(
   'openssl',
   ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '30'].concat(
     ['-subj', '/CN=judges', '-addext', `subjectAltName=${net.isIP(host) ? 'IP' : 'DNS'}:${host}`],
-    ['-keyout', '/dev/stdout', '-out', '/dev/stdout'],
+    ['-keyout', '-', '-out', '-'],
   ),
   { stdio: ['ignore', 'pipe', 'ignore'] },
 );
