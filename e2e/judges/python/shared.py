@@ -7,10 +7,11 @@ a page (`browser.new_page`) accepts no other page.
 """
 
 import asyncio
+import functools
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from urllib.parse import urljoin, urlsplit
 
 from judge import SITE, Skip
 from playwright import async_api, sync_api
+from playwright._impl._browser import Browser
 from playwright._impl._browser_context import BrowserContext
 
 SECURE_SITE = SITE.replace("http:", "https:", 1)
@@ -26,23 +28,28 @@ MIB = 1 << 20
 
 Steps = Generator[Any, Any, Any]
 
-new_page = BrowserContext.new_page
 
-
-async def new_page_with_retries(context: BrowserContext) -> Any:
-    """Opens a page, and tries again while another window of the browser opens. Firefox 153 rejects
+def retried(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Calls a method of Playwright again while another window of the browser opens. Firefox 153 rejects
     browsingContext.create in this state, because the other window has no tabs yet."""
-    for _ in range(50):
-        try:
-            return await new_page(context)
-        except async_api.Error as error:
-            if "getTabBrowser(...) is undefined" not in error.message:
-                raise
-        await asyncio.sleep(0.1)
-    return await new_page(context)
+
+    @functools.wraps(method)
+    async def call(*arguments: Any, **options: Any) -> Any:
+        for _ in range(50):
+            try:
+                return await method(*arguments, **options)
+            except async_api.Error as error:
+                if "getTabBrowser(...) is undefined" not in error.message:
+                    raise
+            await asyncio.sleep(0.1)
+        return await method(*arguments, **options)
+
+    return call
 
 
-BrowserContext.new_page = new_page_with_retries
+BrowserContext.new_page = retried(BrowserContext.new_page)
+# A context with a storage state opens a page.
+Browser.new_context = retried(Browser.new_context)
 
 
 @dataclass
