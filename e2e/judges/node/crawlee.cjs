@@ -2,9 +2,9 @@
 'use strict';
 
 const assert = require('node:assert/strict');
-const { Configuration, Dataset, PlaywrightCrawler, log } = require('crawlee');
+const { Configuration, Dataset, PlaywrightCrawler, log } = require('@crawlee/playwright');
 const { expect, firefox } = require('@playwright/test');
-const { endpoint, headers, report, reportRun, sample, site } = require('./judge.cjs');
+const { endpoint, headers, report, reportRun, retryWindows, sample, site } = require('./judge.cjs');
 const shared = require('./tests.cjs');
 
 const JUDGE = 'crawlee-node';
@@ -13,7 +13,13 @@ const JUDGE = 'crawlee-node';
 const launcher = {
   name: () => 'firefox',
   executablePath: () => '',
-  launch: () => firefox.connect(endpoint, { headers }),
+  async launch() {
+    const browser = await firefox.connect(endpoint, { headers });
+    const context = await browser.newContext();
+    retryWindows(browser, context);
+    await context.close();
+    return browser;
+  },
 };
 
 /** Crawls `requests` with two pages at a time, each in a context of its own. Resolves to Crawlee's statistics. */
@@ -91,7 +97,7 @@ const own = [
     assert.deepEqual(seen, [200, 'hook']);
   }],
   ['crawl: stores items in a dataset', async () => {
-    const dataset = await Dataset.open(null, { config: new Configuration({ persistStorage: false }) });
+    const dataset = await Dataset.open('titles', { config: new Configuration({ persistStorage: false }) });
     await crawl([1, 2, 3].map((item) => `${site}/item/${item}`), {
       async requestHandler({ page, request }) {
         await dataset.pushData({ url: request.loadedUrl, title: await page.title() });

@@ -30,4 +30,31 @@ async function reportRun(judge, test, body) {
   }
 }
 
-module.exports = { endpoint, headers, site, sample, report, reportRun, Skip };
+/**
+ * Makes a method of all objects of the class of `object` try again while another window of the browser opens. Firefox 153
+ * rejects browsingContext.create in this state, because the other window has no tabs yet.
+ */
+function retry(object, name) {
+  const prototype = Object.getPrototypeOf(object);
+  const method = prototype[name];
+  if (method.retried) return;
+  prototype[name] = async function (...options) {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await method.apply(this, options);
+      } catch (error) {
+        if (attempt === 50 || !/getTabBrowser\(\.\.\.\) is undefined/.test(error)) throw error;
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+    }
+  };
+  prototype[name].retried = true;
+}
+
+/** Retries the methods that open a window: `newPage`, and `newContext` if it has a storage state. */
+function retryWindows(browser, context) {
+  retry(browser, 'newContext');
+  retry(context, 'newPage');
+}
+
+module.exports = { endpoint, headers, site, sample, report, reportRun, retryWindows, Skip };

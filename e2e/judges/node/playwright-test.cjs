@@ -3,7 +3,7 @@
 
 const fs = require('node:fs');
 const { test, expect } = require('@playwright/test');
-const { sample, Skip } = require('./judge.cjs');
+const { retryWindows, sample, Skip } = require('./judge.cjs');
 const shared = require('./tests.cjs');
 
 const own = [
@@ -71,6 +71,8 @@ const tests = [
   ]),
   ...own,
 ];
+
+test.beforeEach(({ browser, context }) => retryWindows(browser, context));
 
 for (const [name, body] of sample(tests)) {
   test(name, async ({ page, context, browser, request }, info) => {
