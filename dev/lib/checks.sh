@@ -244,6 +244,13 @@ check_flood() {
   KUBECONFIG=$dot_dev/kubeconfig workspace_cargo test --locked --workspace --test flood -- --nocapture
 }
 
+# All tests of the judges (e2e/judges), of which `e2e` runs a tenth.
+check_judges() {
+  use_ui
+  KUBECONFIG=$dot_dev/kubeconfig CAMOFLEET_E2E_JUDGES_SAMPLE=1 \
+    workspace_cargo test --locked --workspace --test e2e -- --nocapture judges
+}
+
 # An upgrade from the upgrade base and the rollback to it, with running sessions. Afterwards the dev cluster has the
 # current version.
 check_upgrade() {

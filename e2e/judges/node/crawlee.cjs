@@ -13,7 +13,8 @@ const JUDGE = 'crawlee-node';
 const launcher = {
   name: () => 'firefox',
   executablePath: () => '',
-  async launch() {
+  async launch(options) {
+    delete options.proxy; // a proxy in this process, which Crawlee would give to each context of a browser elsewhere
     const browser = await firefox.connect(endpoint, { headers });
     const context = await browser.newContext();
     retryWindows(browser, context);

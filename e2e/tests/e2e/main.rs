@@ -8,6 +8,7 @@ mod contention;
 mod deadlines;
 mod endpoints;
 mod failures;
+mod judges;
 mod live_view;
 mod operator;
 mod rest;
