@@ -1,6 +1,6 @@
 //! Popular clients of Playwright (`e2e/judges`) have the same outcomes on a session as on a plain server.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use camofleet_e2e::{TestNamespace, fleet::repository_path, test};
 use serde_json::json;
 use std::env;
