@@ -87,6 +87,11 @@ check_up() { "$repo/dev/up"; }
 check_unit() {
   use_browsers
   workspace_cargo test --locked --workspace
+}
+
+# The launcher with this machine's Firefox and each version of Playwright that it supports.
+check_launcher() {
+  use_browsers
   npm --prefix "$repo/runner/launcher" test
 }
 
@@ -332,11 +337,25 @@ check_links() {
   return "$broken"
 }
 
-# End-to-end tests, which install their own clients (e2e/clients/install) with this Node. Then the dashboard's tests on
-# the fleet.
+# End-to-end tests, which install their own clients (e2e/clients/install) with this Node. The tests in `alone` exclude
+# others, so the dashboard's tests on the fleet run beside the rest.
 check_e2e() {
   use_ui
-  # The whole workspace, so that shared dependencies are compiled once. Three threads, because tests mostly wait.
-  KUBECONFIG=$dot_dev/kubeconfig workspace_cargo test --locked --workspace --test e2e -- --test-threads 3
+  local status=0 dashboard_pid
+  e2e_tests alone::
+  dashboard_tests &
+  dashboard_pid=$!
+  e2e_tests --skip alone:: || status=$?
+  wait "$dashboard_pid"
+  return "$status"
+}
+
+# e2e_tests FILTER…: compiles the whole workspace, so that shared dependencies are compiled once. Three threads, because
+# tests mostly wait.
+e2e_tests() {
+  KUBECONFIG=$dot_dev/kubeconfig workspace_cargo test --locked --workspace --test e2e -- --test-threads 3 "$@"
+}
+
+dashboard_tests() {
   CAMOFLEET_URL=$(cat "$dot_dev/gateway.url") CAMOFLEET_TOKEN=$(cat "$dot_dev/token") npm --prefix "$repo/ui" run test:fleet
 }

@@ -20,4 +20,4 @@ vale_version=3.21.0
 debian_release=bookworm
 
 # The commit from which upgrades are tested (dev/test --long upgrade).
-upgrade_base=e72e65be8f907c1ca672c06ccb9b3eab7aeb93f6
+upgrade_base=e875b62461d6c36c7a3626b62a529218e1ac9a5c
