@@ -57,7 +57,9 @@ build_artifacts() {
   local modules
   modules=$cache/launcher-modules-$(cat "$repo"/runner/launcher/package*.json | sha256sum | cut -c1-16)
   once "$modules" install_launcher_modules
-  cp -a "$modules/node_modules" "$repo"/runner/launcher/{*.js*,firefox.sh} "$artifacts/launcher"
+  cp -a "$modules/node_modules" "$artifacts/launcher"
+  # Not by a pattern, because the upgrade base has no shell scripts.
+  find "$repo/runner/launcher" -maxdepth 1 \( -name '*.js*' -o -name '*.sh' \) -exec cp -a -t "$artifacts/launcher" {} +
   rm -f "$artifacts"/launcher/*.test.js
   build_ui
 }
