@@ -90,7 +90,7 @@ mod tests {
         let (mut stream, accepted) =
             tokio::try_join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept()).unwrap();
         prepare(&stream).unwrap();
-        while timeout(Duration::from_millis(200), stream.write_all(&[0; 64 << 10])).await.is_ok() {}
+        while timeout(Duration::from_millis(200), stream.write_all(&[0; 8 << 10])).await.is_ok() {}
         (stream, accepted.0)
     }
 
