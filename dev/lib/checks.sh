@@ -342,7 +342,7 @@ check_links() {
 check_e2e() {
   use_ui
   local status=0 dashboard_pid
-  e2e_tests alone::
+  e2e_tests alone:: || status=$?
   dashboard_tests &
   dashboard_pid=$!
   e2e_tests --skip alone:: || status=$?

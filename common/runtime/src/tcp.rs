@@ -39,7 +39,7 @@ pub fn prepare(stream: &TcpStream) -> io::Result<()> {
 /// Splits the TCP connection of an upgraded HTTP/1.1 connection. Bytes that were already read come first.
 ///
 /// # Panics
-/// The connection was not served by this crate or opened over a [`TcpStream`].
+/// If the connection was neither accepted by [`server`](crate::server) nor opened over a [`TcpStream`].
 pub fn split(upgraded: Upgraded) -> (impl AsyncRead + Unpin, OwnedWriteHalf) {
     let parts = upgraded.downcast::<TokioIo<TcpStream>>().expect("HTTP/1.1 runs over plain TCP");
     let (read, write) = parts.io.into_inner().into_split();
@@ -47,7 +47,8 @@ pub fn split(upgraded: Upgraded) -> (impl AsyncRead + Unpin, OwnedWriteHalf) {
 }
 
 /// Lets the peer of a connection stop reading for any length of time, as a program does in a debugger. Returns a future
-/// that resolves once the peer acknowledges nothing. It must be dropped with the connection, which it keeps open.
+/// that resolves after the peer has acknowledged nothing for 45 s, and not before the kernel has repeated its data or
+/// its window probe twice. Drop the future with the connection, because it keeps the connection open.
 ///
 /// # Errors
 /// The peer has already closed the connection, or the process has no file descriptor left.
@@ -82,15 +83,15 @@ fn is_dead(info: &libc::tcp_info) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::{io::AsyncWriteExt, net::TcpListener, time::timeout};
+    use tokio::net::TcpListener;
 
-    /// A connection whose peer does not read, and has closed its window, and the peer.
+    /// A connection that accepts no more data, because its peer does not read, and the peer.
     async fn stuck_connection() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (mut stream, accepted) =
+        let (stream, accepted) =
             tokio::try_join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept()).unwrap();
         prepare(&stream).unwrap();
-        while timeout(Duration::from_millis(200), stream.write_all(&[0; 8 << 10])).await.is_ok() {}
+        while stream.try_write(&[0; 8 << 10]).is_ok() {}
         (stream, accepted.0)
     }
 

@@ -54,8 +54,8 @@ const GOING_AWAY: u16 = 1001;
 /// How long to wait for the reason of a session's end. A runner closes the connections of a session before the watch
 /// delivers the reason.
 pub const END_REASON_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the client has to accept the gateway's Close frame, and to close its side after the gateway's last byte. Closing the socket while it has unread
-/// bytes would reset the connection, and the client could lose the Close frame.
+/// How long the client has to accept the gateway's Close frame, and to close its side after the gateway's last byte.
+/// Closing the socket while it has unread bytes would reset the connection, and the client could lose the Close frame.
 const CLIENT_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The read half and the write half of the connection to one side.
@@ -90,7 +90,7 @@ struct Close {
 }
 
 /// Relays both directions until one side ends the connection, `closing` resolves, or `client_death` does. The runner's
-/// side is dropped before the client's. A client that reads nothing but is alive, as in a debugger, stops the relay.
+/// side is dropped before the client's. While a live client reads nothing, as in a debugger, its messages wait.
 pub async fn relay<CR, CW, RR, RW>(
     client: Side<CR, CW>,
     runner: Side<RR, RW>,
